@@ -1,0 +1,1 @@
+//! Measurements against kube-proxy's ruleset shape.

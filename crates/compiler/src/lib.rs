@@ -1,0 +1,1 @@
+//! Turns the model into nf_tables transactions, incrementally.

@@ -1,0 +1,1 @@
+//! Kubernetes API and manifest directory as one stream of model updates.

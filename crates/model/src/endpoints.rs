@@ -1,0 +1,86 @@
+//! Endpoint slices, and the endpoints of one Service port that they amount to.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::{Family, PortNumber, Protocol, ServiceName};
+
+/// The namespace and name of an EndpointSlice.
+pub type SliceName = ServiceName;
+
+/// A part of a Service's endpoints (contract §4.5). All addresses are of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Its own name.
+    pub name: SliceName,
+    /// The Service it belongs to (label `kubernetes.io/service-name`, same namespace).
+    pub service: ServiceName,
+    /// The family of its addresses.
+    pub family: Family,
+    /// The ports that every endpoint of the slice serves.
+    pub ports: Vec<SlicePort>,
+    /// The endpoints.
+    pub endpoints: Vec<Endpoint>,
+    /// When the change that caused this version happened (annotation `endpoints.kubernetes.io/last-change-trigger-time`).
+    pub triggered: Option<SystemTime>,
+}
+
+impl EndpointSlice {
+    /// Whether both lead to the same rules: everything but the trigger time is equal.
+    pub fn same_endpoints(&self, other: &Self) -> bool {
+        self.family == other.family
+            && self.service == other.service
+            && self.ports == other.ports
+            && self.endpoints == other.endpoints
+    }
+}
+
+/// A port that the endpoints of a slice serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    /// The name that ties it to a Service port.
+    pub name: Arc<str>,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The port of the endpoint, which may differ from the Service's.
+    pub port: PortNumber,
+}
+
+/// One endpoint of a slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its address.
+    pub address: IpAddr,
+    /// Takes new connections.
+    pub ready: bool,
+    /// Answers, whether or not it is terminating.
+    pub serving: bool,
+    /// Is being shut down.
+    pub terminating: bool,
+    /// Runs on this node.
+    pub local: bool,
+}
+
+impl Endpoint {
+    /// Whether it may be used as a last resort: it still serves while it is being shut down.
+    pub const fn is_serving_terminating(&self) -> bool {
+        self.serving && self.terminating
+    }
+}
+
+/// An endpoint of one Service port: [`Endpoint`] with the port it serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortEndpoint {
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// The port number on it.
+    pub port: PortNumber,
+}
+
+impl PortEndpoint {
+    /// Where connections go.
+    pub const fn socket(&self) -> SocketAddr {
+        SocketAddr::new(self.endpoint.address, self.port.get())
+    }
+}

@@ -1,0 +1,294 @@
+//! The current Services and endpoint slices, and which Services changed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::SystemTime;
+
+use crate::{EndpointSlice, Family, PerFamily, PortEndpoint, Service, ServiceName, ServicePort, SliceName};
+
+/// A kind of object that is listed and watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Services.
+    Service,
+    /// EndpointSlices.
+    EndpointSlice,
+}
+
+/// What a source says about the cluster.
+///
+/// For each kind: `ListStarted`, the objects, `ListComplete`, then changes; a source that lost its place starts over with
+/// another `ListStarted`, and what the new list does not name is gone once it is complete.
+#[derive(Clone, Debug)]
+pub enum Update {
+    /// A complete list of this kind begins.
+    ListStarted(Kind),
+    /// Every object of this kind has been sent since `ListStarted`.
+    ListComplete(Kind),
+    /// A Service is now like this.
+    Service(Service),
+    /// A Service is gone, or must not be proxied any more.
+    ServiceGone(ServiceName),
+    /// An object could not be read; what was known of it stays.
+    Unreadable(Kind, ServiceName),
+    /// An endpoint slice is now like this.
+    Slice(EndpointSlice),
+    /// An endpoint slice is gone, or must not be used any more.
+    SliceGone(SliceName),
+}
+
+/// Everything known of the cluster, and what changed since it was last asked.
+#[derive(Debug)]
+pub struct State {
+    entries: BTreeMap<ServiceName, Entry>,
+    slice_services: HashMap<SliceName, ServiceName>,
+    lists: Lists,
+    changes: Changes,
+    started: SystemTime,
+}
+
+/// What changed in a [`State`], in order of names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Services with a change in themselves or their endpoints.
+    pub services: BTreeSet<ServiceName>,
+    /// When the changes of endpoints happened in the cluster, where their slices tell.
+    pub triggered: PerFamily<Vec<SystemTime>>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    service: Option<Listed<Service>>,
+    slices: Vec<Listed<EndpointSlice>>,
+}
+
+/// An object and the list that last named it.
+#[derive(Debug)]
+struct Listed<T> {
+    object: T,
+    list: u64,
+}
+
+/// How many lists of each kind began, and whether one was ever completed.
+#[derive(Debug, Default)]
+struct Lists {
+    services: Progress,
+    slices: Progress,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    current: u64,
+    complete: bool,
+}
+
+impl State {
+    /// An empty state. Trigger times before `started` say nothing about this process and are ignored.
+    pub fn new(started: SystemTime) -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            slice_services: HashMap::new(),
+            lists: Lists::default(),
+            changes: Changes::default(),
+            started,
+        }
+    }
+
+    /// Takes in what a source says.
+    pub fn apply(&mut self, update: Update) {
+        match update {
+            Update::ListStarted(kind) => self.lists.of(kind).current += 1,
+            Update::ListComplete(kind) => self.complete_list(kind),
+            Update::Service(service) => self.put_service(service),
+            Update::ServiceGone(name) => self.remove_service(&name),
+            Update::Unreadable(kind, name) => self.keep(kind, &name),
+            Update::Slice(slice) => self.put_slice(slice),
+            Update::SliceGone(name) => self.remove_slice(&name),
+        }
+    }
+
+    /// Whether both kinds have been listed once. Before that, absence means nothing.
+    pub const fn is_complete(&self) -> bool {
+        self.lists.services.complete && self.lists.slices.complete
+    }
+
+    /// What changed since the last call.
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Whether [`State::take_changes`] would name a Service.
+    pub fn has_changes(&self) -> bool {
+        !self.changes.services.is_empty()
+    }
+
+    /// The Service of this name, if it is to be proxied.
+    pub fn service(&self, name: &ServiceName) -> Option<&Service> {
+        Some(&self.entries.get(name)?.service.as_ref()?.object)
+    }
+
+    /// All Services, in order of their names.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.entries
+            .values()
+            .filter_map(|entry| Some(&entry.service.as_ref()?.object))
+    }
+
+    /// The endpoints of one Service port, in order of address and port, each once.
+    ///
+    /// Where slices disagree about an endpoint, one that is not terminating beats one that is (contract §4.5).
+    pub fn endpoints(&self, service: &ServiceName, port: &ServicePort, family: Family) -> Vec<PortEndpoint> {
+        let Some(entry) = self.entries.get(service) else {
+            return Vec::new();
+        };
+        let mut found: Vec<PortEndpoint> = entry
+            .slices
+            .iter()
+            .map(|slice| &slice.object)
+            .filter(|slice| slice.family == family)
+            .flat_map(|slice| {
+                let matching = slice
+                    .ports
+                    .iter()
+                    .filter(|p| p.name == port.name && p.protocol == port.protocol);
+                matching.flat_map(|p| {
+                    slice
+                        .endpoints
+                        .iter()
+                        .map(|&endpoint| PortEndpoint { endpoint, port: p.port })
+                })
+            })
+            .collect();
+        found.sort_by_key(|found| (found.socket(), found.endpoint.terminating));
+        found.dedup_by_key(|found| found.socket());
+        found
+    }
+
+    fn put_service(&mut self, service: Service) {
+        let list = self.lists.services.current;
+        let entry = self.entries.entry(service.name.clone()).or_default();
+        if entry.service.as_ref().is_none_or(|old| old.object != service) {
+            self.changes.services.insert(service.name.clone());
+        }
+        entry.service = Some(Listed { object: service, list });
+    }
+
+    fn remove_service(&mut self, name: &ServiceName) {
+        if let Some(entry) = self.entries.get_mut(name)
+            && entry.service.take().is_some()
+        {
+            self.changes.services.insert(name.clone());
+            self.drop_if_empty(name);
+        }
+    }
+
+    fn put_slice(&mut self, slice: EndpointSlice) {
+        let list = self.lists.slices.current;
+        if self
+            .slice_services
+            .get(&slice.name)
+            .is_some_and(|service| *service != slice.service)
+        {
+            self.remove_slice(&slice.name);
+        }
+        let entry = self.entries.entry(slice.service.clone()).or_default();
+        match entry.slices.iter_mut().find(|old| old.object.name == slice.name) {
+            Some(old) if old.object.same_endpoints(&slice) => {
+                *old = Listed { object: slice, list };
+                return;
+            }
+            Some(old) => {
+                *old = Listed {
+                    object: slice.clone(),
+                    list,
+                }
+            }
+            None => {
+                self.slice_services.insert(slice.name.clone(), slice.service.clone());
+                entry.slices.push(Listed {
+                    object: slice.clone(),
+                    list,
+                });
+            }
+        }
+        if let Some(triggered) = slice.triggered.filter(|time| *time > self.started) {
+            self.changes.triggered.get_mut(slice.family).push(triggered);
+        }
+        self.changes.services.insert(slice.service);
+    }
+
+    fn remove_slice(&mut self, name: &SliceName) {
+        let Some(service) = self.slice_services.remove(name) else {
+            return;
+        };
+        if let Some(entry) = self.entries.get_mut(&service) {
+            entry.slices.retain(|slice| slice.object.name != *name);
+        }
+        self.drop_if_empty(&service);
+        self.changes.services.insert(service);
+    }
+
+    fn keep(&mut self, kind: Kind, name: &ServiceName) {
+        let list = self.lists.of(kind).current;
+        match kind {
+            Kind::Service => {
+                if let Some(listed) = self.entries.get_mut(name).and_then(|entry| entry.service.as_mut()) {
+                    listed.list = list;
+                }
+            }
+            Kind::EndpointSlice => {
+                let entry = self
+                    .slice_services
+                    .get(name)
+                    .and_then(|service| self.entries.get_mut(service));
+                let slices = entry.map(|entry| entry.slices.iter_mut()).into_iter().flatten();
+                slices
+                    .filter(|slice| slice.object.name == *name)
+                    .for_each(|slice| slice.list = list);
+            }
+        }
+    }
+
+    /// Removes what the list that just ended did not name.
+    fn complete_list(&mut self, kind: Kind) {
+        let progress = self.lists.of(kind);
+        progress.complete = true;
+        let current = progress.current;
+        match kind {
+            Kind::Service => {
+                let services = self.entries.values().filter_map(|entry| entry.service.as_ref());
+                let gone: Vec<_> = services
+                    .filter(|s| s.list != current)
+                    .map(|s| s.object.name.clone())
+                    .collect();
+                gone.iter().for_each(|name| self.remove_service(name));
+            }
+            Kind::EndpointSlice => {
+                let slices = self.entries.values().flat_map(|entry| &entry.slices);
+                let gone: Vec<_> = slices
+                    .filter(|s| s.list != current)
+                    .map(|s| s.object.name.clone())
+                    .collect();
+                gone.iter().for_each(|name| self.remove_slice(name));
+            }
+        }
+    }
+
+    fn drop_if_empty(&mut self, name: &ServiceName) {
+        if self
+            .entries
+            .get(name)
+            .is_some_and(|entry| entry.service.is_none() && entry.slices.is_empty())
+        {
+            self.entries.remove(name);
+        }
+    }
+}
+
+impl Lists {
+    const fn of(&mut self, kind: Kind) -> &mut Progress {
+        match kind {
+            Kind::Service => &mut self.services,
+            Kind::EndpointSlice => &mut self.slices,
+        }
+    }
+}

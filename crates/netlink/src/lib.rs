@@ -1,0 +1,1 @@
+//! Commits transactions to the kernel's nf_tables through libnftnl and libmnl.

@@ -1,0 +1,1 @@
+//! nf_tables objects and transactions as plain values, a printer and an in-memory kernel.

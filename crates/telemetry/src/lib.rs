@@ -1,0 +1,1 @@
+//! Metrics, health state and logging.

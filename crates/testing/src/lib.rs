@@ -1,0 +1,1 @@
+//! Network namespaces, a fake API server and generators for tests.

@@ -1,0 +1,1 @@
+//! Whole-binary tests over network namespaces, and the demo.
