@@ -1,1 +1,11 @@
-//! Network namespaces, a fake API server and generators for tests.
+//! What tests, the demo and benches need around the proxy. Nothing here is part of the product.
+//!
+//! - [`netns`]: hosts made of network namespaces, and a small cluster of them.
+//! - [`traffic`]: servers and clients with real sockets, to see who answers and whose address they see.
+//! - [`api`]: a fake Kubernetes API server, with faults to switch on.
+//! - [`objects`]: Kubernetes objects, built in one line each.
+//! - [`scale`]: many Services at once.
+//!
+//! Errors are [`anyhow::Error`]: tests only print them.
+
+pub mod netns;
