@@ -1,1 +1,23 @@
-//! nf_tables objects and transactions as plain values, a printer and an in-memory kernel.
+//! nf_tables objects and transactions as plain values.
+//!
+//! A [`Transaction`] is a list of [`Op`]s on one table. It can be printed in the syntax of `nft` (it implements `Display`),
+//! applied to the in-memory [`Fake`] kernel, or committed by the `netlink` crate to the real one; the packet tracer of the
+//! `compiler` crate interprets the [`Rule`]s that a `Fake` holds.
+
+mod fake;
+mod kernel;
+mod objects;
+mod print;
+mod rule;
+mod transaction;
+mod words;
+
+pub use fake::{Fake, FakeChain, FakeSet, FakeTable};
+pub use kernel::{CommitError, Kernel, Rejection};
+pub use objects::{
+    Chain, ChainKind, Comment, Data, DataType, Element, Family, Field, Hook, HookPoint, Name, NameError, Rule, Set,
+    Table,
+};
+pub use rule::{Comparison, Selector, Statement, Verdict};
+pub use transaction::{Op, Transaction};
+pub use words::{Words, WordsBuilder};

@@ -1,0 +1,260 @@
+//! An in-memory kernel.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use crate::{
+    Chain, CommitError, Data, DataType, Element, Family, Kernel, Name, Op, Rejection, Rule, Set, Statement,
+    Transaction, Verdict, Words,
+};
+
+/// Holds tables and commits transactions as the kernel does: all or nothing, with the kernel's error numbers for what is
+/// missing, in use or there already (net/netfilter/nf_tables_api.c). A test commits the same transactions to both.
+#[derive(Clone, Debug, Default)]
+pub struct Fake {
+    tables: BTreeMap<(Family, Name), FakeTable>,
+}
+
+/// A table of a [`Fake`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FakeTable {
+    chains: BTreeMap<Name, FakeChain>,
+    sets: BTreeMap<Name, FakeSet>,
+}
+
+/// A chain and its rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FakeChain {
+    /// The chain.
+    pub chain: Chain,
+    /// Its rules, in order.
+    pub rules: Vec<Rule>,
+}
+
+/// A set and its elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FakeSet {
+    /// The set.
+    pub set: Arc<Set>,
+    /// Its elements by their keys.
+    pub elements: BTreeMap<Words, Element>,
+}
+
+impl Fake {
+    /// A kernel without tables.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A table, if there is one of this name.
+    pub fn table(&self, family: Family, name: &Name) -> Option<&FakeTable> {
+        self.tables.get(&(family, name.clone()))
+    }
+}
+
+impl Kernel for Fake {
+    fn commit(&mut self, transaction: &Transaction) -> Result<(), CommitError> {
+        let id = (transaction.family, transaction.table.clone());
+        let mut table = self.tables.get(&id).cloned();
+        let mut rejections = Vec::new();
+        for (index, op) in transaction.ops.iter().enumerate() {
+            if let Err((element, error)) = FakeTable::apply(&mut table, op) {
+                let operation = match element {
+                    Some(element) => transaction.display_element(op, element).to_string(),
+                    None => transaction.display(op).to_string(),
+                };
+                rejections.push(Rejection {
+                    operation,
+                    position: (index, element),
+                    source: error.into(),
+                });
+            }
+        }
+        if !rejections.is_empty() {
+            return Err(CommitError::Rejected { rejections });
+        }
+        match table {
+            Some(table) => self.tables.insert(id, table),
+            None => self.tables.remove(&id),
+        };
+        Ok(())
+    }
+}
+
+/// The kernel's answer, and the index of the element it is about.
+type Refusal = (Option<usize>, Errno);
+
+/// The errors of the kernel that matter here.
+#[derive(Clone, Copy, Debug)]
+enum Errno {
+    NoEntry = 2,
+    Busy = 16,
+    Exists = 17,
+    Invalid = 22,
+}
+
+impl From<Errno> for io::Error {
+    fn from(errno: Errno) -> Self {
+        Self::from_raw_os_error(errno as i32)
+    }
+}
+
+impl FakeTable {
+    /// Its chains.
+    pub const fn chains(&self) -> &BTreeMap<Name, FakeChain> {
+        &self.chains
+    }
+
+    /// Its sets and maps.
+    pub const fn sets(&self) -> &BTreeMap<Name, FakeSet> {
+        &self.sets
+    }
+
+    fn apply(slot: &mut Option<Self>, op: &Op) -> Result<(), Refusal> {
+        match op {
+            Op::AddTable(_) => {
+                slot.get_or_insert_default();
+                return Ok(());
+            }
+            Op::DeleteTable => return slot.take().map(|_| ()).ok_or((None, Errno::NoEntry)),
+            _ => {}
+        }
+        let table = slot.as_mut().ok_or((None, Errno::NoEntry))?;
+        match op {
+            Op::AddTable(_) | Op::DeleteTable => Ok(()),
+            Op::AddChain(chain) => table.add_chain(chain).map_err(whole),
+            Op::DeleteChain(name) => table.delete_chain(name).map_err(whole),
+            Op::FlushChain(name) => table.chain(name).map(|chain| chain.rules.clear()).map_err(whole),
+            Op::AddRule(rule) => table.add_rule(rule).map_err(whole),
+            Op::AddSet(set) => table.add_set(set).map_err(whole),
+            Op::FlushSet(set) => table.set(set).map(|set| set.elements.clear()).map_err(whole),
+            Op::AddElements { set, elements } => each(elements, |element| table.add_element(set, element)),
+            Op::DeleteElements { set, elements } => each(elements, |element| {
+                table
+                    .set(set)?
+                    .elements
+                    .remove(&element.key)
+                    .map(|_| ())
+                    .ok_or(Errno::NoEntry)
+            }),
+        }
+    }
+
+    fn add_chain(&mut self, chain: &Chain) -> Result<(), Errno> {
+        let known = self.chains.entry(chain.name.clone());
+        let known = known.or_insert_with(|| FakeChain {
+            chain: chain.clone(),
+            rules: Vec::new(),
+        });
+        if known.chain.hook == chain.hook {
+            Ok(())
+        } else {
+            Err(Errno::Exists)
+        }
+    }
+
+    fn delete_chain(&mut self, name: &Name) -> Result<(), Errno> {
+        if !self.chains.contains_key(name) {
+            return Err(Errno::NoEntry);
+        }
+        if self.refers_to(name) {
+            return Err(Errno::Busy);
+        }
+        self.chains.remove(name);
+        Ok(())
+    }
+
+    fn refers_to(&self, name: &Name) -> bool {
+        let is_target = |verdict: &Verdict| target(verdict) == Some(name);
+        let rules = self.chains.values().flat_map(|chain| &chain.rules);
+        let mut statements = rules.flat_map(|rule| &rule.statements);
+        let mut elements = self.sets.values().flat_map(|set| set.elements.values());
+        statements.any(|s| matches!(s, Statement::Verdict(verdict) if is_target(verdict)))
+            || elements.any(|e| matches!(&e.data, Data::Verdict(verdict) if is_target(verdict)))
+    }
+
+    fn add_rule(&mut self, rule: &Rule) -> Result<(), Errno> {
+        for statement in &rule.statements {
+            match statement {
+                Statement::InSet { set, .. }
+                | Statement::VerdictMap { map: set, .. }
+                | Statement::Dnat { map: set, .. } => {
+                    self.set(set)?;
+                }
+                Statement::Verdict(verdict) => self.check_target(verdict)?,
+                _ => {}
+            }
+        }
+        self.chain(&rule.chain)?.rules.push(rule.clone());
+        Ok(())
+    }
+
+    fn add_set(&mut self, set: &Arc<Set>) -> Result<(), Errno> {
+        let known = self.sets.entry(set.name.clone());
+        let known = known.or_insert_with(|| FakeSet {
+            set: Arc::clone(set),
+            elements: BTreeMap::new(),
+        });
+        if known.set.key == set.key && known.set.data == set.data {
+            Ok(())
+        } else {
+            Err(Errno::Exists)
+        }
+    }
+
+    fn add_element(&mut self, set: &Set, element: &Element) -> Result<(), Errno> {
+        if let Data::Verdict(verdict) = &element.data {
+            self.check_target(verdict)?;
+        }
+        let set = self.set(set)?;
+        let fits = matches!(
+            (&set.set.data, &element.data),
+            (None, Data::None)
+                | (Some(DataType::Verdict), Data::Verdict(_))
+                | (Some(DataType::Value(_)), Data::Value(_))
+        );
+        if !fits {
+            return Err(Errno::Invalid);
+        }
+        let known = set.elements.entry(element.key).or_insert_with(|| element.clone());
+        if known.data == element.data {
+            Ok(())
+        } else {
+            Err(Errno::Exists)
+        }
+    }
+
+    fn check_target(&self, verdict: &Verdict) -> Result<(), Errno> {
+        match target(verdict) {
+            Some(chain) if !self.chains.contains_key(chain) => Err(Errno::NoEntry),
+            _ => Ok(()),
+        }
+    }
+
+    fn chain(&mut self, name: &Name) -> Result<&mut FakeChain, Errno> {
+        self.chains.get_mut(name).ok_or(Errno::NoEntry)
+    }
+
+    fn set(&mut self, set: &Set) -> Result<&mut FakeSet, Errno> {
+        self.sets.get_mut(&set.name).ok_or(Errno::NoEntry)
+    }
+}
+
+const fn target(verdict: &Verdict) -> Option<&Name> {
+    match verdict {
+        Verdict::Goto(chain) | Verdict::Jump(chain) => Some(chain),
+        Verdict::Drop => None,
+    }
+}
+
+const fn whole(errno: Errno) -> Refusal {
+    (None, errno)
+}
+
+fn each(elements: &[Element], mut apply: impl FnMut(&Element) -> Result<(), Errno>) -> Result<(), Refusal> {
+    for (index, element) in elements.iter().enumerate() {
+        apply(element).map_err(|errno| (Some(index), errno))?;
+    }
+    Ok(())
+}

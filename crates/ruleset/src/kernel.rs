@@ -1,0 +1,63 @@
+//! What a kernel does with transactions.
+
+use std::io;
+
+use crate::Transaction;
+
+/// Something that commits transactions: the real kernel behind netlink, or the [`crate::Fake`].
+pub trait Kernel {
+    /// Commits all of a transaction, or nothing of it.
+    ///
+    /// # Errors
+    /// Nothing was changed, except after [`CommitError::Unknown`].
+    fn commit(&mut self, transaction: &Transaction) -> Result<(), CommitError>;
+}
+
+/// Why a transaction was not committed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The kernel refused it as a whole, and what may be done about it.
+    #[error("the kernel refused the transaction on table {table}: {source}; {advice}")]
+    Refused {
+        /// The family and name of the table.
+        table: String,
+        /// What to do.
+        advice: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The kernel refused some of its operations.
+    #[error("the kernel refused {first}{more}", first = .rejections[0], more = and_more(.rejections.len()))]
+    Rejected {
+        /// The operations and the reasons, in order; never empty.
+        rejections: Vec<Rejection>,
+    },
+    /// It is not known whether the transaction was committed: its effects have to be read back or written anew.
+    #[error("the kernel's answer to the transaction on table {table} was lost: {source}")]
+    Unknown {
+        /// The family and name of the table.
+        table: String,
+        /// How the answer was lost.
+        source: io::Error,
+    },
+}
+
+/// An operation that the kernel refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation}: {source}")]
+pub struct Rejection {
+    /// The operation in the syntax of `nft`.
+    pub operation: String,
+    /// Where it stands: the index of the operation in [`Transaction::ops`], and of the element in it if that is known.
+    pub position: (usize, Option<usize>),
+    /// The kernel's answer.
+    pub source: io::Error,
+}
+
+fn and_more(rejections: usize) -> String {
+    if rejections > 1 {
+        format!(" (and {} more operations)", rejections - 1)
+    } else {
+        String::new()
+    }
+}

@@ -1,0 +1,89 @@
+//! Transactions.
+
+use std::sync::Arc;
+
+use crate::{Chain, Element, Family, Name, Rule, Set, Table};
+
+/// Changes to one table that happen together or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transaction {
+    /// The family of the table.
+    pub family: Family,
+    /// The name of the table.
+    pub table: Name,
+    /// The changes, in order.
+    pub ops: Vec<Op>,
+}
+
+/// One change. Every object belongs to the table of its [`Transaction`].
+///
+/// "Add" leaves an equal table, chain or set that exists as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Adds the table.
+    AddTable(Table),
+    /// Deletes the table and all that is in it. It must exist.
+    DeleteTable,
+    /// Adds a chain.
+    AddChain(Chain),
+    /// Deletes a chain, which must exist and which nothing may refer to.
+    DeleteChain(Name),
+    /// Deletes all rules of a chain.
+    FlushChain(Name),
+    /// Appends a rule.
+    AddRule(Rule),
+    /// Adds a set or map.
+    AddSet(Arc<Set>),
+    /// Deletes all elements of a set.
+    FlushSet(Arc<Set>),
+    /// Adds elements. An element that exists with the same data stays; with other data, the transaction fails.
+    AddElements {
+        /// The set.
+        set: Arc<Set>,
+        /// The elements.
+        elements: Vec<Element>,
+    },
+    /// Deletes elements by their keys; each must exist.
+    DeleteElements {
+        /// The set.
+        set: Arc<Set>,
+        /// The elements.
+        elements: Vec<Element>,
+    },
+}
+
+impl Transaction {
+    /// One that changes nothing yet.
+    pub const fn new(family: Family, table: Name) -> Self {
+        Self {
+            family,
+            table,
+            ops: Vec::new(),
+        }
+    }
+
+    /// How many objects it changes, each element counted.
+    pub fn len(&self) -> usize {
+        self.ops.iter().map(Op::len).sum()
+    }
+
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Op {
+    /// How many objects it changes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::AddElements { elements, .. } | Self::DeleteElements { elements, .. } => elements.len(),
+            _ => 1,
+        }
+    }
+
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
