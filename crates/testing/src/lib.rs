@@ -8,4 +8,6 @@
 //!
 //! Errors are [`anyhow::Error`]: tests only print them.
 
+pub mod api;
 pub mod netns;
+pub mod objects;

@@ -1,5 +1,7 @@
 //! Namespaces are hosts of their own, leave nothing behind, and a cluster of them routes.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};

@@ -1,0 +1,67 @@
+//! Failures, as the API server words them.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::Resource;
+
+/// A failure: the API's `Status` object and its HTTP status.
+#[derive(Debug)]
+pub(super) struct Failure {
+    code: StatusCode,
+    reason: &'static str,
+    message: String,
+}
+
+impl Failure {
+    pub(super) fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    pub(super) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "BadRequest", message)
+    }
+
+    /// The `Status` object.
+    pub(super) fn body(&self) -> Value {
+        json!({
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": self.message,
+            "reason": self.reason,
+            "code": self.code.as_u16(),
+        })
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.code, Json(self.body())).into_response()
+    }
+}
+
+pub(super) fn too_old(version: u64, oldest: u64) -> Failure {
+    Failure::new(
+        StatusCode::GONE,
+        "Expired",
+        format!("too old resource version: {version} ({oldest})"),
+    )
+}
+
+pub(super) fn forbidden(resource: Resource, verb: &str) -> Failure {
+    let plural = resource.plural();
+    let message = format!("{plural} is forbidden: the fake was told not to let anyone {verb} them");
+    Failure::new(StatusCode::FORBIDDEN, "Forbidden", message)
+}
+
+pub(super) fn not_found(what: &str) -> Failure {
+    Failure::new(StatusCode::NOT_FOUND, "NotFound", format!("{what} not found"))
+}
