@@ -94,10 +94,7 @@ pub fn parse_address(input: &str) -> Result<IpAddr, ParseAddressError> {
         .parse()
         .ok()
         .or_else(|| parse_padded_v4(input).map(IpAddr::V4))
-        .ok_or_else(|| ParseAddressError {
-            input: input.to_owned(),
-            wanted: "an IP address",
-        })
+        .ok_or_else(|| ParseAddressError { input: input.to_owned(), wanted: "an IP address" })
 }
 
 /// Parses an address prefix with the leniency of [`parse_address`]; host bits are cleared.
@@ -111,10 +108,9 @@ pub fn parse_prefix(input: &str) -> Result<IpNet, ParseAddressError> {
         let length = plain.then(|| length.parse().ok())??;
         IpNet::new(parse_address(address).ok()?, length).ok()
     };
-    parse().map(|net| net.trunc()).ok_or_else(|| ParseAddressError {
-        input: input.to_owned(),
-        wanted: "an address prefix such as 10.0.0.0/8",
-    })
+    parse()
+        .map(|net| net.trunc())
+        .ok_or_else(|| ParseAddressError { input: input.to_owned(), wanted: "an address prefix such as 10.0.0.0/8" })
 }
 
 fn parse_padded_v4(input: &str) -> Option<Ipv4Addr> {
@@ -135,26 +131,13 @@ mod tests {
     #[test]
     fn zero_padded_octets_are_decimal() {
         assert_eq!(parse_address("172.30.0.041").unwrap().to_string(), "172.30.0.41");
-        assert_eq!(
-            parse_prefix("203.000.113.007/025").unwrap().to_string(),
-            "203.0.113.0/25"
-        );
+        assert_eq!(parse_prefix("203.000.113.007/025").unwrap().to_string(), "203.0.113.0/25");
         assert_eq!(parse_address("fd00::1").unwrap().to_string(), "fd00::1");
     }
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for input in [
-            "",
-            "1.2.3",
-            "1.2.3.4.5",
-            "1.2.3.256",
-            "+1.2.3.4",
-            "1.2..4",
-            "host",
-            "fd00::g",
-            " 1.2.3.4",
-        ] {
+        for input in ["", "1.2.3", "1.2.3.4.5", "1.2.3.256", "+1.2.3.4", "1.2..4", "host", "fd00::g", " 1.2.3.4"] {
             assert!(parse_address(input).is_err(), "{input}");
         }
         for input in ["1.2.3.4", "1.2.3.4/33", "1.2.3.4/", "/8", "1.2.3.4/+8", "fd00::/129"] {

@@ -6,6 +6,7 @@
 mod address;
 mod endpoints;
 mod names;
+mod node;
 mod select;
 mod service;
 mod state;
@@ -13,6 +14,7 @@ mod state;
 pub use address::{Family, ParseAddressError, PerFamily, parse_address, parse_prefix};
 pub use endpoints::{Endpoint, EndpointSlice, PortEndpoint, SliceName, SlicePort};
 pub use names::{PortNumber, Protocol, ServiceName, ServicePortName};
+pub use node::Node;
 pub use select::{Selection, select};
 pub use service::{Service, ServicePort, TrafficPolicy};
 pub use state::{Changes, Kind, State, Update};

@@ -27,47 +27,23 @@ pub fn select(service: &Service, port: &ServicePort, family: Family, endpoints: 
     let uses_cluster = !internal_local || external;
     let uses_local = internal_local || (service.external_policy == TrafficPolicy::Local && external);
 
-    let cluster = if uses_cluster {
-        usable(endpoints.iter())
-    } else {
-        Vec::new()
-    };
-    let local = if uses_local {
-        usable(endpoints.iter().filter(|e| e.endpoint.local))
-    } else {
-        Vec::new()
-    };
+    let cluster = if uses_cluster { usable(endpoints.iter()) } else { Vec::new() };
+    let local = if uses_local { usable(endpoints.iter().filter(|e| e.endpoint.local)) } else { Vec::new() };
     let usable_anywhere = |e: &PortEndpoint| e.endpoint.ready || e.endpoint.is_serving_terminating();
-    let any = if uses_local {
-        endpoints.iter().any(usable_anywhere)
-    } else {
-        !cluster.is_empty()
-    };
+    let any = if uses_local { endpoints.iter().any(usable_anywhere) } else { !cluster.is_empty() };
     let on_this_node = endpoints
         .iter()
         .filter(|e| e.endpoint.local)
         .map(PortEndpoint::socket)
         .filter(|socket| cluster.binary_search(socket).is_ok() || local.binary_search(socket).is_ok())
         .collect();
-    Selection {
-        cluster,
-        local,
-        on_this_node,
-        any,
-    }
+    Selection { cluster, local, on_this_node, any }
 }
 
 fn usable<'a>(endpoints: impl Iterator<Item = &'a PortEndpoint> + Clone) -> Vec<SocketAddr> {
-    let ready: Vec<_> = endpoints
-        .clone()
-        .filter(|e| e.endpoint.ready)
-        .map(PortEndpoint::socket)
-        .collect();
+    let ready: Vec<_> = endpoints.clone().filter(|e| e.endpoint.ready).map(PortEndpoint::socket).collect();
     if !ready.is_empty() {
         return ready;
     }
-    endpoints
-        .filter(|e| e.endpoint.is_serving_terminating())
-        .map(PortEndpoint::socket)
-        .collect()
+    endpoints.filter(|e| e.endpoint.is_serving_terminating()).map(PortEndpoint::socket).collect()
 }

@@ -53,11 +53,7 @@ pub struct ServicePort {
 impl Service {
     /// The full name of one of its ports.
     pub fn port_name(&self, port: &ServicePort) -> ServicePortName {
-        ServicePortName {
-            service: self.name.clone(),
-            port: port.name.clone(),
-            protocol: port.protocol,
-        }
+        ServicePortName { service: self.name.clone(), port: port.name.clone(), protocol: port.protocol }
     }
 
     /// External and load balancer addresses of one family, in the order of the object.

@@ -128,9 +128,7 @@ impl State {
 
     /// All Services, in order of their names.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.entries
-            .values()
-            .filter_map(|entry| Some(&entry.service.as_ref()?.object))
+        self.entries.values().filter_map(|entry| Some(&entry.service.as_ref()?.object))
     }
 
     /// The endpoints of one Service port, in order of address and port, each once.
@@ -146,16 +144,8 @@ impl State {
             .map(|slice| &slice.object)
             .filter(|slice| slice.family == family)
             .flat_map(|slice| {
-                let matching = slice
-                    .ports
-                    .iter()
-                    .filter(|p| p.name == port.name && p.protocol == port.protocol);
-                matching.flat_map(|p| {
-                    slice
-                        .endpoints
-                        .iter()
-                        .map(|&endpoint| PortEndpoint { endpoint, port: p.port })
-                })
+                let matching = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
+                matching.flat_map(|p| slice.endpoints.iter().map(|&endpoint| PortEndpoint { endpoint, port: p.port }))
             })
             .collect();
         found.sort_by_key(|found| (found.socket(), found.endpoint.terminating));
@@ -183,11 +173,7 @@ impl State {
 
     fn put_slice(&mut self, slice: EndpointSlice) {
         let list = self.lists.slices.current;
-        if self
-            .slice_services
-            .get(&slice.name)
-            .is_some_and(|service| *service != slice.service)
-        {
+        if self.slice_services.get(&slice.name).is_some_and(|service| *service != slice.service) {
             self.remove_slice(&slice.name);
         }
         let entry = self.entries.entry(slice.service.clone()).or_default();
@@ -196,18 +182,10 @@ impl State {
                 *old = Listed { object: slice, list };
                 return;
             }
-            Some(old) => {
-                *old = Listed {
-                    object: slice.clone(),
-                    list,
-                }
-            }
+            Some(old) => *old = Listed { object: slice.clone(), list },
             None => {
                 self.slice_services.insert(slice.name.clone(), slice.service.clone());
-                entry.slices.push(Listed {
-                    object: slice.clone(),
-                    list,
-                });
+                entry.slices.push(Listed { object: slice.clone(), list });
             }
         }
         if let Some(triggered) = slice.triggered.filter(|time| *time > self.started) {
@@ -236,14 +214,9 @@ impl State {
                 }
             }
             Kind::EndpointSlice => {
-                let entry = self
-                    .slice_services
-                    .get(name)
-                    .and_then(|service| self.entries.get_mut(service));
+                let entry = self.slice_services.get(name).and_then(|service| self.entries.get_mut(service));
                 let slices = entry.map(|entry| entry.slices.iter_mut()).into_iter().flatten();
-                slices
-                    .filter(|slice| slice.object.name == *name)
-                    .for_each(|slice| slice.list = list);
+                slices.filter(|slice| slice.object.name == *name).for_each(|slice| slice.list = list);
             }
         }
     }
@@ -256,29 +229,19 @@ impl State {
         match kind {
             Kind::Service => {
                 let services = self.entries.values().filter_map(|entry| entry.service.as_ref());
-                let gone: Vec<_> = services
-                    .filter(|s| s.list != current)
-                    .map(|s| s.object.name.clone())
-                    .collect();
+                let gone: Vec<_> = services.filter(|s| s.list != current).map(|s| s.object.name.clone()).collect();
                 gone.iter().for_each(|name| self.remove_service(name));
             }
             Kind::EndpointSlice => {
                 let slices = self.entries.values().flat_map(|entry| &entry.slices);
-                let gone: Vec<_> = slices
-                    .filter(|s| s.list != current)
-                    .map(|s| s.object.name.clone())
-                    .collect();
+                let gone: Vec<_> = slices.filter(|s| s.list != current).map(|s| s.object.name.clone()).collect();
                 gone.iter().for_each(|name| self.remove_slice(name));
             }
         }
     }
 
     fn drop_if_empty(&mut self, name: &ServiceName) {
-        if self
-            .entries
-            .get(name)
-            .is_some_and(|entry| entry.service.is_none() && entry.slices.is_empty())
-        {
+        if self.entries.get(name).is_some_and(|entry| entry.service.is_none() && entry.slices.is_empty()) {
             self.entries.remove(name);
         }
     }

@@ -5,8 +5,8 @@ use std::io;
 use std::sync::Arc;
 
 use crate::{
-    Chain, CommitError, Data, DataType, Element, Family, Kernel, Name, Op, Rejection, Rule, Set, Statement,
-    Transaction, Verdict, Words,
+    Chain, CommitError, CommitReport, Data, DataType, Element, Family, Kernel, Name, Op, Rejection, Rule, Set,
+    Statement, Transaction, Verdict, Words,
 };
 
 /// Holds tables and commits transactions as the kernel does: all or nothing, with the kernel's error numbers for what is
@@ -54,7 +54,7 @@ impl Fake {
 }
 
 impl Kernel for Fake {
-    fn commit(&mut self, transaction: &Transaction) -> Result<(), CommitError> {
+    fn commit(&mut self, transaction: &Transaction) -> Result<CommitReport, CommitError> {
         let id = (transaction.family, transaction.table.clone());
         let mut table = self.tables.get(&id).cloned();
         let mut rejections = Vec::new();
@@ -64,11 +64,7 @@ impl Kernel for Fake {
                     Some(element) => transaction.display_element(op, element).to_string(),
                     None => transaction.display(op).to_string(),
                 };
-                rejections.push(Rejection {
-                    operation,
-                    position: (index, element),
-                    source: error.into(),
-                });
+                rejections.push(Rejection { operation, position: (index, element), source: error.into() });
             }
         }
         if !rejections.is_empty() {
@@ -78,7 +74,7 @@ impl Kernel for Fake {
             Some(table) => self.tables.insert(id, table),
             None => self.tables.remove(&id),
         };
-        Ok(())
+        Ok(CommitReport::default())
     }
 }
 
@@ -131,27 +127,15 @@ impl FakeTable {
             Op::FlushSet(set) => table.set(set).map(|set| set.elements.clear()).map_err(whole),
             Op::AddElements { set, elements } => each(elements, |element| table.add_element(set, element)),
             Op::DeleteElements { set, elements } => each(elements, |element| {
-                table
-                    .set(set)?
-                    .elements
-                    .remove(&element.key)
-                    .map(|_| ())
-                    .ok_or(Errno::NoEntry)
+                table.set(set)?.elements.remove(&element.key).map(|_| ()).ok_or(Errno::NoEntry)
             }),
         }
     }
 
     fn add_chain(&mut self, chain: &Chain) -> Result<(), Errno> {
         let known = self.chains.entry(chain.name.clone());
-        let known = known.or_insert_with(|| FakeChain {
-            chain: chain.clone(),
-            rules: Vec::new(),
-        });
-        if known.chain.hook == chain.hook {
-            Ok(())
-        } else {
-            Err(Errno::Exists)
-        }
+        let known = known.or_insert_with(|| FakeChain { chain: chain.clone(), rules: Vec::new() });
+        if known.chain.hook == chain.hook { Ok(()) } else { Err(Errno::Exists) }
     }
 
     fn delete_chain(&mut self, name: &Name) -> Result<(), Errno> {
@@ -192,15 +176,8 @@ impl FakeTable {
 
     fn add_set(&mut self, set: &Arc<Set>) -> Result<(), Errno> {
         let known = self.sets.entry(set.name.clone());
-        let known = known.or_insert_with(|| FakeSet {
-            set: Arc::clone(set),
-            elements: BTreeMap::new(),
-        });
-        if known.set.key == set.key && known.set.data == set.data {
-            Ok(())
-        } else {
-            Err(Errno::Exists)
-        }
+        let known = known.or_insert_with(|| FakeSet { set: Arc::clone(set), elements: BTreeMap::new() });
+        if known.set.key == set.key && known.set.data == set.data { Ok(()) } else { Err(Errno::Exists) }
     }
 
     fn add_element(&mut self, set: &Set, element: &Element) -> Result<(), Errno> {
@@ -218,11 +195,7 @@ impl FakeTable {
             return Err(Errno::Invalid);
         }
         let known = set.elements.entry(element.key).or_insert_with(|| element.clone());
-        if known.data == element.data {
-            Ok(())
-        } else {
-            Err(Errno::Exists)
-        }
+        if known.data == element.data { Ok(()) } else { Err(Errno::Exists) }
     }
 
     fn check_target(&self, verdict: &Verdict) -> Result<(), Errno> {

@@ -1,6 +1,7 @@
 //! What a kernel does with transactions.
 
 use std::io;
+use std::time::Duration;
 
 use crate::Transaction;
 
@@ -10,7 +11,18 @@ pub trait Kernel {
     ///
     /// # Errors
     /// Nothing was changed, except after [`CommitError::Unknown`].
-    fn commit(&mut self, transaction: &Transaction) -> Result<(), CommitError>;
+    fn commit(&mut self, transaction: &Transaction) -> Result<CommitReport, CommitError>;
+}
+
+/// What a commit took. All zero from a [`crate::Fake`], and for a transaction that changes nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommitReport {
+    /// How long it took to turn the transaction into messages.
+    pub encode: Duration,
+    /// How long the kernel took to receive, check and carry them out.
+    pub kernel: Duration,
+    /// The size of the messages.
+    pub bytes: usize,
 }
 
 /// Why a transaction was not committed.
@@ -55,9 +67,5 @@ pub struct Rejection {
 }
 
 fn and_more(rejections: usize) -> String {
-    if rejections > 1 {
-        format!(" (and {} more operations)", rejections - 1)
-    } else {
-        String::new()
-    }
+    if rejections > 1 { format!(" (and {} more operations)", rejections - 1) } else { String::new() }
 }

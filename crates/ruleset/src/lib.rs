@@ -13,7 +13,7 @@ mod transaction;
 mod words;
 
 pub use fake::{Fake, FakeChain, FakeSet, FakeTable};
-pub use kernel::{CommitError, Kernel, Rejection};
+pub use kernel::{CommitError, CommitReport, Kernel, Rejection};
 pub use objects::{
     Chain, ChainKind, Comment, Data, DataType, Element, Family, Field, Hook, HookPoint, Name, NameError, Rule, Set,
     Table,

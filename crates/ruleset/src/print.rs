@@ -46,13 +46,7 @@ impl Transaction {
             Op::DeleteChain(name) => write!(f, "delete chain {table} {name}"),
             Op::FlushChain(name) => write!(f, "flush chain {table} {name}"),
             Op::AddRule(rule) => write!(f, "add rule {table} {} {}", rule.chain, rule.display(family)),
-            Op::AddSet(set) => write!(
-                f,
-                "add {} {table} {} {{ {} }}",
-                set.noun(),
-                set.name,
-                set_body(set, family)
-            ),
+            Op::AddSet(set) => write!(f, "add {} {table} {} {{ {} }}", set.noun(), set.name, set_body(set, family)),
             Op::FlushSet(set) => write!(f, "flush {} {table} {}", set.noun(), set.name),
             Op::AddElements { set, elements } => self.print_elements("add", set, elements, f),
             Op::DeleteElements { set, elements } => self.print_elements("delete", set, elements, f),
@@ -61,9 +55,7 @@ impl Transaction {
 
     fn print_elements(&self, verb: &str, set: &Set, elements: &[Element], f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{verb} element {} {} {} {{ ", self.family, self.table, set.name)?;
-        separated(f, ", ", elements, |f, element| {
-            write!(f, "{}", set.display_element(element, self.family))
-        })?;
+        separated(f, ", ", elements, |f, element| write!(f, "{}", set.display_element(element, self.family)))?;
         f.write_str(" }")
     }
 }
@@ -72,9 +64,7 @@ impl Rule {
     /// Its statements and comment.
     pub fn display(&self, family: Family) -> impl Display + '_ {
         Printed(move |f: &mut Formatter<'_>| {
-            separated(f, " ", &self.statements, |f, statement| {
-                write!(f, "{}", statement.display(family))
-            })?;
+            separated(f, " ", &self.statements, |f, statement| write!(f, "{}", statement.display(family)))?;
             write!(f, "{}", commented(self.comment.as_ref()))
         })
     }
@@ -108,11 +98,7 @@ impl Statement {
     pub fn display(&self, family: Family) -> impl Display + '_ {
         let key = move |key: &[Selector]| key.iter().map(|s| s.text(family)).collect::<Vec<_>>().join(" . ");
         Printed(move |f: &mut Formatter<'_>| match self {
-            Self::Prefix {
-                selector,
-                comparison,
-                prefix,
-            } => {
+            Self::Prefix { selector, comparison, prefix } => {
                 let not = if *comparison == Comparison::IsNot { "!= " } else { "" };
                 write!(f, "{} {not}", selector.text(family))?;
                 if prefix.prefix_len() == prefix.max_prefix_len() {
@@ -236,13 +222,7 @@ impl Field {
 }
 
 fn set_body(set: &Set, family: Family) -> impl Display + '_ {
-    let examples = |fields: &[Field]| {
-        fields
-            .iter()
-            .map(|field| field.example(family))
-            .collect::<Vec<_>>()
-            .join(" . ")
-    };
+    let examples = |fields: &[Field]| fields.iter().map(|field| field.example(family)).collect::<Vec<_>>().join(" . ");
     let types = |fields: &[Field]| {
         let names: Option<Vec<_>> = fields.iter().map(|field| field.type_name(family)).collect();
         names.map(|names| names.join(" . "))
@@ -254,11 +234,8 @@ fn set_body(set: &Set, family: Family) -> impl Display + '_ {
         Some(DataType::Value(fields)) if key.starts_with("typeof") => format!(" : {}", examples(fields)),
         Some(DataType::Value(fields)) => format!(" : {}", types(fields).unwrap_or_default()),
     };
-    let comment = set
-        .comment
-        .as_ref()
-        .map(|comment| format!(" comment \"{}\" ;", comment.as_str()))
-        .unwrap_or_default();
+    let comment =
+        set.comment.as_ref().map(|comment| format!(" comment \"{}\" ;", comment.as_str())).unwrap_or_default();
     format!("{key}{data} ;{comment}")
 }
 
@@ -277,28 +254,17 @@ fn chain_body(chain: &Chain) -> String {
         };
         format!("type {kind} hook {point} priority {} ;", hook.priority)
     });
-    let comment = chain
-        .comment
-        .as_ref()
-        .map(|comment| format!("comment \"{}\" ;", comment.as_str()));
+    let comment = chain.comment.as_ref().map(|comment| format!("comment \"{}\" ;", comment.as_str()));
     let parts: Vec<_> = hook.into_iter().chain(comment).collect();
-    if parts.is_empty() {
-        String::new()
-    } else {
-        format!(" {{ {} }}", parts.join(" "))
-    }
+    if parts.is_empty() { String::new() } else { format!(" {{ {} }}", parts.join(" ")) }
 }
 
 fn in_braces(comment: Option<&Comment>) -> String {
-    comment
-        .map(|comment| format!(" {{ comment \"{}\" ; }}", comment.as_str()))
-        .unwrap_or_default()
+    comment.map(|comment| format!(" {{ comment \"{}\" ; }}", comment.as_str())).unwrap_or_default()
 }
 
 fn commented(comment: Option<&Comment>) -> String {
-    comment
-        .map(|comment| format!(" comment \"{}\"", comment.as_str()))
-        .unwrap_or_default()
+    comment.map(|comment| format!(" comment \"{}\"", comment.as_str())).unwrap_or_default()
 }
 
 fn separated<T>(

@@ -55,11 +55,7 @@ pub enum Op {
 impl Transaction {
     /// One that changes nothing yet.
     pub const fn new(family: Family, table: Name) -> Self {
-        Self {
-            family,
-            table,
-            ops: Vec::new(),
-        }
+        Self { family, table, ops: Vec::new() }
     }
 
     /// How many objects it changes, each element counted.

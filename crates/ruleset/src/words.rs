@@ -18,10 +18,7 @@ impl Words {
 
     /// An empty value, to which fields are added.
     pub const fn build() -> WordsBuilder {
-        WordsBuilder(Self {
-            bytes: [0; Self::CAPACITY],
-            len: 0,
-        })
+        WordsBuilder(Self { bytes: [0; Self::CAPACITY], len: 0 })
     }
 
     /// The bytes, a multiple of four.
@@ -34,10 +31,7 @@ impl Words {
         if bytes.len() > Self::CAPACITY || !bytes.len().is_multiple_of(4) {
             return None;
         }
-        let mut words = Self {
-            bytes: [0; Self::CAPACITY],
-            len: bytes.len() as u8,
-        };
+        let mut words = Self { bytes: [0; Self::CAPACITY], len: bytes.len() as u8 };
         words.bytes[..bytes.len()].copy_from_slice(bytes);
         Some(words)
     }

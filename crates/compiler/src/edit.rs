@@ -1,0 +1,57 @@
+//! Element changes of one sync, grouped by set as the kernel takes them fastest.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use ruleset::{Data, Element, Words};
+
+use crate::Frontend;
+use crate::sets::SetId;
+
+/// Elements to delete and to add.
+#[derive(Debug, Default)]
+pub(crate) struct Edit {
+    pub(crate) deletes: BTreeMap<SetId, Vec<Element>>,
+    pub(crate) adds: BTreeMap<SetId, Vec<Element>>,
+}
+
+impl Edit {
+    /// Deletes the element with this key.
+    pub(crate) fn delete(&mut self, set: SetId, key: Words) {
+        self.deletes.entry(set).or_default().push(Element { key, data: Data::None, comment: None });
+    }
+
+    /// Adds an element.
+    pub(crate) fn add(&mut self, set: SetId, element: Element) {
+        self.adds.entry(set).or_default().push(element);
+    }
+
+    /// Deletes and adds elements that have nothing but a key.
+    pub(crate) fn replace_keys(
+        &mut self,
+        set: SetId,
+        old: impl Iterator<Item = Words>,
+        new: impl Iterator<Item = Words>,
+    ) {
+        old.for_each(|key| self.delete(set, key));
+        new.for_each(|key| self.add(set, Element { key, data: Data::None, comment: None }));
+    }
+
+    /// Replaces the numbered endpoints of a frontend, touching only numbers whose endpoint is another one.
+    pub(crate) fn replace_endpoints(&mut self, set: SetId, frontend: Frontend, old: &[SocketAddr], new: &[SocketAddr]) {
+        for index in 0..old.len().max(new.len()) {
+            let (from, to) = (old.get(index), new.get(index));
+            if from == to {
+                continue;
+            }
+            let key = frontend.slot_key(index);
+            if from.is_some() {
+                self.delete(set, key);
+            }
+            if let Some(to) = to {
+                let data = Words::build().address(to.ip()).port(to.port()).finish();
+                self.add(set, Element { key, data: Data::Value(data), comment: None });
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The part of a table that does not depend on Services: sets, chains and the rules in them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use model::Family;
+use ruleset::{
+    Chain, ChainKind, Comment, Comparison, Data, Element, Hook, HookPoint, Op, Rule, Selector, Set, Statement, Verdict,
+    Words,
+};
+
+use crate::frontend::Scope;
+use crate::lb::{LbChain, LbKind, Target};
+use crate::sets::{Role, SetId};
+use crate::{NodePorts, Options, name};
+
+/// The sets of one family's table, and its fixed chains and rules.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    sets: Vec<(SetId, Arc<Set>)>,
+}
+
+impl Layout {
+    pub(crate) fn new(options: &Options) -> Self {
+        let restricted = matches!(options.node_ports, NodePorts::Only(_));
+        let ids = SetId::all().filter(|id| *id != SetId::NodePortIps || restricted);
+        Self { sets: ids.map(|id| (id, Arc::new(id.define()))).collect() }
+    }
+
+    /// The set with this identity.
+    ///
+    /// # Panics
+    /// [`SetId::NodePortIps`], where every local address takes NodePort traffic; nothing asks for it then.
+    pub(crate) fn set(&self, id: SetId) -> &Arc<Set> {
+        let index =
+            self.sets.binary_search_by_key(&id, |(id, _)| *id).expect("the table has every set that is asked for");
+        &self.sets[index].1
+    }
+
+    /// Creates all sets, fixed chains and their rules.
+    pub(crate) fn create(&self, options: &Options) -> Vec<Op> {
+        let chains = fixed_chains().map(Op::AddChain);
+        let sets = self.sets.iter().map(|(_, set)| Op::AddSet(Arc::clone(set)));
+        let rules = self.fixed_rules(options).into_iter().map(Op::AddRule);
+        let mut ops: Vec<_> = chains.chain(sets).chain(rules).collect();
+        if let NodePorts::Only(addresses) = &options.node_ports {
+            let key = |ip: &IpAddr| Words::build().address(*ip).finish();
+            let elements =
+                addresses.iter().map(|ip| Element { key: key(ip), data: Data::None, comment: None }).collect();
+            ops.push(Op::AddElements { set: Arc::clone(self.set(SetId::NodePortIps)), elements });
+        }
+        ops
+    }
+
+    /// Creates a chain that picks endpoints. One that masquerades needs the one it hands over to.
+    pub(crate) fn create_lb(&self, chain: LbChain, options: &Options) -> [Op; 2] {
+        let statements = match chain.hands_over_to() {
+            Some(next) => vec![Statement::SetMark(options.mark.bits()), goto(next.name())],
+            None => {
+                let role = if chain.kind == LbKind::Local { Role::LocalEndpoints } else { Role::Endpoints };
+                let mut key = chain.scope.selectors();
+                key.push(Selector::Random(chain.endpoints));
+                vec![Statement::Dnat { key, map: Arc::clone(self.set(SetId::Frontends(chain.scope, role))) }]
+            }
+        };
+        let name = chain.name();
+        [
+            Op::AddChain(Chain { name: name.clone(), hook: None, comment: None }),
+            Op::AddRule(Rule { chain: name, statements, comment: None }),
+        ]
+    }
+
+    fn fixed_rules(&self, options: &Options) -> Vec<Rule> {
+        let mut rules = self.base_rules();
+        rules.extend(self.service_rules(options));
+        rules.extend(Scope::ALL.into_iter().flat_map(|scope| self.external_local_rules(scope, options)));
+        rules.extend(self.refusal_rules(options));
+        rules.extend(self.masquerade_rules(options));
+        rules
+    }
+
+    /// From the hooks to the chains that do the work (contract §5.2).
+    fn base_rules(&self) -> Vec<Rule> {
+        use Statement::NewConnection as New;
+        let jump = |from: &str, first: Option<Statement>, to: &str| {
+            let statements = first.into_iter().chain([Statement::Verdict(Verdict::Jump(name(to)))]).collect();
+            rule(from, statements, None)
+        };
+        vec![
+            jump("filter-input", Some(New), "nodeport-endpoints-check"),
+            jump("filter-input", Some(New), "service-endpoints-check"),
+            jump("filter-forward", Some(New), "service-endpoints-check"),
+            jump("filter-forward", Some(New), "cluster-ips-check"),
+            jump("filter-output", Some(New), "service-endpoints-check"),
+            jump("filter-output", Some(New), "cluster-ips-check"),
+            jump("nat-prerouting", None, "services"),
+            jump("nat-output", None, "services"),
+            jump("nat-postrouting", None, "masquerading"),
+        ]
+    }
+
+    /// Which ClusterIP traffic is masqueraded, and where frontends lead (contract §5.4).
+    fn service_rules(&self, options: &Options) -> Vec<Rule> {
+        let cluster_ips =
+            Statement::InSet { key: vec![Selector::DestinationAddress], set: Arc::clone(self.set(SetId::ClusterIps)) };
+        let mark = Statement::SetMark(options.mark.bits());
+        let masquerade = if options.masquerade_all {
+            Some(rule("services", vec![cluster_ips, mark], Some("masquerade all clusterIP traffic")))
+        } else {
+            options.pod_cidr.map(|prefix| {
+                let outside =
+                    Statement::Prefix { selector: Selector::SourceAddress, comparison: Comparison::IsNot, prefix };
+                let comment = "masquerade clusterIP traffic from outside cluster";
+                rule("services", vec![cluster_ips, outside, mark], Some(comment))
+            })
+        };
+        let to_address = vec![self.lookup(Scope::Address, Role::Entry)];
+        let mut to_node_port = self.on_node_port_address(options, true);
+        to_node_port.push(self.lookup(Scope::NodePort, Role::Entry));
+        let lookups = [rule("services", to_address, None), rule("services", to_node_port, None)];
+        masquerade.into_iter().chain(lookups).collect()
+    }
+
+    /// Frontends with external policy `Local`: pods and the node itself may go to any endpoint (contract §5.6).
+    fn external_local_rules(&self, scope: Scope, options: &Options) -> Vec<Rule> {
+        let chain = Target::ExternalLocal(scope).chain_name();
+        let add = |statements, comment| Rule { chain: chain.clone(), statements, comment: Some(Comment::new(comment)) };
+        let any = || self.lookup(scope, Role::ShortCircuit);
+        let from_node = || Statement::IsLocal(Selector::SourceAddress);
+        let from_pod = options.pod_cidr.map(|prefix| {
+            let pod = Statement::Prefix { selector: Selector::SourceAddress, comparison: Comparison::Is, prefix };
+            add(vec![pod, any()], "short-circuit pod traffic")
+        });
+        let mark = Statement::SetMark(options.mark.bits());
+        let others = [
+            add(vec![from_node(), mark], "masquerade local traffic"),
+            add(vec![from_node(), any()], "short-circuit local traffic"),
+            add(vec![self.lookup(scope, Role::Outside)], "external traffic stays on this node"),
+        ];
+        from_pod.into_iter().chain(others).collect()
+    }
+
+    /// Frontends without endpoints, and ports that a ClusterIP does not have (contract §5.4).
+    fn refusal_rules(&self, options: &Options) -> Vec<Rule> {
+        let mut node_port = self.on_node_port_address(options, false);
+        node_port.push(self.lookup(Scope::NodePort, Role::Refusal));
+        let cluster_ip =
+            Statement::InSet { key: vec![Selector::DestinationAddress], set: Arc::clone(self.set(SetId::ClusterIps)) };
+        let comment = "Reject traffic to invalid ports of ClusterIPs";
+        vec![
+            rule("service-endpoints-check", vec![self.lookup(Scope::Address, Role::Refusal)], None),
+            rule("nodeport-endpoints-check", node_port, None),
+            rule("cluster-ips-check", vec![cluster_ip, Statement::Reject], Some(comment)),
+            rule("reject-chain", vec![Statement::Reject], None),
+        ]
+    }
+
+    /// What is masqueraded: marked connections, and endpoints that reached themselves (contract §5.4).
+    fn masquerade_rules(&self, options: &Options) -> Vec<Rule> {
+        let bits = options.mark.bits();
+        let hairpin_key =
+            vec![Selector::SourceAddress, Selector::DestinationAddress, Selector::Protocol, Selector::DestinationPort];
+        let hairpin = Statement::InSet { key: hairpin_key, set: Arc::clone(self.set(SetId::Hairpins)) };
+        vec![
+            rule(
+                "masquerading",
+                vec![Statement::HasMark(bits), Statement::FlipMark(bits), Statement::Masquerade],
+                None,
+            ),
+            rule("masquerading", vec![Statement::Translated, hairpin, Statement::Masquerade], None),
+        ]
+    }
+
+    fn lookup(&self, scope: Scope, role: Role) -> Statement {
+        Statement::VerdictMap { key: scope.selectors(), map: Arc::clone(self.set(SetId::Frontends(scope, role))) }
+    }
+
+    /// Matches packets to an address that takes NodePort traffic. `check_local`: where it is not certain yet that the
+    /// destination is the node itself.
+    fn on_node_port_address(&self, options: &Options, check_local: bool) -> Vec<Statement> {
+        if let NodePorts::Only(_) = options.node_ports {
+            let set = Arc::clone(self.set(SetId::NodePortIps));
+            return vec![Statement::InSet { key: vec![Selector::DestinationAddress], set }];
+        }
+        let loopback = match options.family {
+            Family::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+            Family::V6 => IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+        };
+        let local = check_local.then_some(Statement::IsLocal(Selector::DestinationAddress));
+        let not_loopback = Statement::Prefix {
+            selector: Selector::DestinationAddress,
+            comparison: Comparison::IsNot,
+            prefix: loopback,
+        };
+        local.into_iter().chain([not_loopback]).collect()
+    }
+}
+
+/// Base chains with the hooks and priorities that other components rely on (contract §5.2, §11.1), then the rest.
+fn fixed_chains() -> impl Iterator<Item = Chain> {
+    use ChainKind::{Filter, Nat};
+    use HookPoint::{Forward, Input, Output, Postrouting, Prerouting};
+    let base = [
+        ("filter-input", Filter, Input, 0),
+        ("filter-forward", Filter, Forward, 0),
+        ("filter-output", Filter, Output, 0),
+        ("nat-prerouting", Nat, Prerouting, -100),
+        ("nat-output", Nat, Output, -100),
+        ("nat-postrouting", Nat, Postrouting, 100),
+    ];
+    let regular = [
+        ("services", None),
+        ("service-endpoints-check", None),
+        ("nodeport-endpoints-check", None),
+        ("cluster-ips-check", None),
+        ("masquerading", None),
+        ("external-local", None),
+        ("nodeport-external-local", None),
+        ("reject-chain", Some("helper for @no-endpoint-services / @no-endpoint-nodeports")),
+    ];
+    let base = base.into_iter().map(|(chain, kind, point, priority)| Chain {
+        name: name(chain),
+        hook: Some(Hook { kind, point, priority }),
+        comment: None,
+    });
+    let regular = regular.into_iter().map(|(chain, comment)| Chain {
+        name: name(chain),
+        hook: None,
+        comment: comment.map(Comment::new),
+    });
+    base.chain(regular)
+}
+
+fn rule(chain: &str, statements: Vec<Statement>, comment: Option<&str>) -> Rule {
+    Rule { chain: name(chain), statements, comment: comment.map(Comment::new) }
+}
+
+const fn goto(chain: ruleset::Name) -> Statement {
+    Statement::Verdict(Verdict::Goto(chain))
+}

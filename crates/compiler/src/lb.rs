@@ -1,0 +1,87 @@
+//! Where verdict maps lead: chains that pick an endpoint, and a few fixed ones.
+
+use std::num::NonZeroU32;
+
+use ruleset::{Name, Verdict};
+
+use crate::frontend::Scope;
+use crate::name;
+
+/// A chain that picks one of so many endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct LbChain {
+    pub(crate) scope: Scope,
+    pub(crate) kind: LbKind,
+    pub(crate) endpoints: NonZeroU32,
+}
+
+/// From which list a chain picks, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum LbKind {
+    /// Any endpoint.
+    Cluster,
+    /// An endpoint on this node.
+    Local,
+    /// Any endpoint, with the connection masqueraded.
+    Masquerade,
+}
+
+/// Where a verdict map sends a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// To a chain that picks an endpoint.
+    Lb(LbChain),
+    /// To the chain for external policy `Local`.
+    ExternalLocal(Scope),
+    /// To the chain that refuses.
+    Reject,
+    /// Nowhere.
+    Drop,
+}
+
+impl LbChain {
+    /// The chain for so many endpoints; none for no endpoint.
+    pub(crate) fn new(scope: Scope, kind: LbKind, endpoints: usize) -> Option<Self> {
+        let endpoints = u32::try_from(endpoints).ok().and_then(NonZeroU32::new)?;
+        Some(Self { scope, kind, endpoints })
+    }
+
+    /// The chain that a masquerading chain goes to.
+    pub(crate) fn hands_over_to(self) -> Option<Self> {
+        (self.kind == LbKind::Masquerade).then_some(Self { kind: LbKind::Cluster, ..self })
+    }
+
+    /// Its name.
+    pub(crate) fn name(self) -> Name {
+        let scope = match self.scope {
+            Scope::Address => "",
+            Scope::NodePort => "nodeport-",
+        };
+        let kind = match self.kind {
+            LbKind::Cluster => "",
+            LbKind::Local => "local-",
+            LbKind::Masquerade => "masq-",
+        };
+        name(&format!("{scope}{kind}lb-{}", self.endpoints))
+    }
+}
+
+impl Target {
+    /// As the data of a verdict map.
+    pub(crate) fn verdict(self) -> Verdict {
+        match self {
+            Self::Drop => Verdict::Drop,
+            _ => Verdict::Goto(self.chain_name()),
+        }
+    }
+
+    /// The chain it leads to.
+    pub(crate) fn chain_name(self) -> Name {
+        match self {
+            Self::Lb(chain) => chain.name(),
+            Self::ExternalLocal(Scope::Address) => name("external-local"),
+            Self::ExternalLocal(Scope::NodePort) => name("nodeport-external-local"),
+            Self::Reject | Self::Drop => name("reject-chain"),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! How one Service port is to be treated in one family.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use model::{Family, Selection, Service, ServicePort, TrafficPolicy};
+
+use crate::Frontend;
+use crate::frontend::Scope;
+use crate::lb::{LbChain, LbKind, Target};
+use crate::sets::Role;
+
+/// The treatment of a Service port's frontends and the endpoints they lead to. Everything that the kernel holds for the
+/// port follows from this value, so that two of them tell what has to change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PortRules {
+    pub(crate) frontends: BTreeMap<Frontend, Treatment>,
+    /// The ClusterIP, which refuses ports that no Service has.
+    pub(crate) cluster_ip: Option<IpAddr>,
+    /// Endpoints for policy `Cluster`; their positions are their numbers in the endpoint map.
+    pub(crate) cluster: Vec<SocketAddr>,
+    /// Endpoints for policy `Local`, likewise.
+    pub(crate) local: Vec<SocketAddr>,
+    /// Endpoints on this node, which may connect to themselves.
+    pub(crate) hairpins: Vec<SocketAddr>,
+}
+
+/// What happens to connections to a frontend (contract §5.6, §5.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Treatment {
+    /// Any endpoint serves.
+    Cluster,
+    /// Any endpoint serves and sees an address of the node as the source.
+    Masqueraded,
+    /// Endpoints on this node serve.
+    Local,
+    /// Any endpoint serves clients that are pods or the node itself, those on this node serve all others.
+    ExternalLocal,
+    /// Like [`Treatment::ExternalLocal`] where no endpoint is on this node: other clients' packets are dropped.
+    ExternalElsewhere,
+    /// Packets are dropped: there are endpoints, but none that this frontend may use here.
+    Drop,
+    /// Connections are refused: there is no endpoint anywhere.
+    Reject,
+}
+
+impl PortRules {
+    /// What `port` of `service` wants in `family`, given the endpoints selected for it. `None` if the Service has no
+    /// ClusterIP in the family, and so is not served there.
+    pub(crate) fn wanted(service: &Service, port: &ServicePort, family: Family, selection: Selection) -> Option<Self> {
+        let cluster_ip = (*service.cluster_ips.get(family))?;
+        let internal = internal_treatment(service.internal_policy, &selection);
+        let external = external_treatment(service.external_policy, &selection);
+        let at = |address| Frontend::Address { address, protocol: port.protocol, port: port.port };
+        let mut frontends: BTreeMap<_, _> = service.external_addresses(family).map(|ip| (at(ip), external)).collect();
+        if let Some(port_number) = port.node_port {
+            frontends.insert(Frontend::NodePort { protocol: port.protocol, port: port_number }, external);
+        }
+        // An external address that equals the ClusterIP is treated as the ClusterIP.
+        frontends.insert(at(cluster_ip), internal);
+        let Selection { cluster, local, on_this_node, .. } = selection;
+        Some(Self { frontends, cluster_ip: Some(cluster_ip), cluster, local, hairpins: on_this_node })
+    }
+
+    /// Gives endpoints that stay the numbers they had in `old`, so that only what came and went is written.
+    pub(crate) fn keep_positions_of(&mut self, old: &Self) {
+        keep_positions(&old.cluster, &mut self.cluster);
+        keep_positions(&old.local, &mut self.local);
+    }
+
+    /// What a frontend leads to.
+    pub(crate) fn view(&self, frontend: Frontend) -> View<'_> {
+        let treatment = self.frontends.get(&frontend).copied();
+        let used = |used: bool, endpoints: &'_ [SocketAddr]| if used { endpoints.len() } else { 0 };
+        View {
+            scope: frontend.scope(),
+            treatment,
+            cluster: &self.cluster[..used(treatment.is_some_and(Treatment::uses_cluster), &self.cluster)],
+            local: &self.local[..used(treatment.is_some_and(Treatment::uses_local), &self.local)],
+        }
+    }
+}
+
+/// What one frontend leads to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View<'a> {
+    scope: Scope,
+    treatment: Option<Treatment>,
+    /// The endpoints in its cluster map.
+    pub(crate) cluster: &'a [SocketAddr],
+    /// The endpoints in its local map.
+    pub(crate) local: &'a [SocketAddr],
+}
+
+impl View<'_> {
+    /// Where each verdict map leads it.
+    pub(crate) fn targets(&self) -> [(Role, Option<Target>); 4] {
+        [
+            (Role::Entry, self.entry()),
+            (Role::Refusal, self.refusal()),
+            (Role::ShortCircuit, self.short_circuit()),
+            (Role::Outside, self.outside()),
+        ]
+    }
+
+    fn entry(&self) -> Option<Target> {
+        match self.treatment? {
+            Treatment::Cluster => self.chain(LbKind::Cluster, self.cluster),
+            Treatment::Masqueraded => self.chain(LbKind::Masquerade, self.cluster),
+            Treatment::Local => self.chain(LbKind::Local, self.local),
+            Treatment::ExternalLocal | Treatment::ExternalElsewhere => Some(Target::ExternalLocal(self.scope)),
+            Treatment::Drop | Treatment::Reject => None,
+        }
+    }
+
+    fn refusal(&self) -> Option<Target> {
+        match self.treatment? {
+            Treatment::Drop | Treatment::ExternalElsewhere => Some(Target::Drop),
+            Treatment::Reject => Some(Target::Reject),
+            Treatment::Cluster | Treatment::Masqueraded | Treatment::Local | Treatment::ExternalLocal => None,
+        }
+    }
+
+    fn short_circuit(&self) -> Option<Target> {
+        let apart = matches!(self.treatment?, Treatment::ExternalLocal | Treatment::ExternalElsewhere);
+        self.chain(LbKind::Cluster, self.cluster).filter(|_| apart)
+    }
+
+    fn outside(&self) -> Option<Target> {
+        self.chain(LbKind::Local, self.local).filter(|_| self.treatment == Some(Treatment::ExternalLocal))
+    }
+
+    fn chain(&self, kind: LbKind, endpoints: &[SocketAddr]) -> Option<Target> {
+        LbChain::new(self.scope, kind, endpoints.len()).map(Target::Lb)
+    }
+}
+
+impl Treatment {
+    const fn uses_cluster(self) -> bool {
+        matches!(self, Self::Cluster | Self::Masqueraded | Self::ExternalLocal | Self::ExternalElsewhere)
+    }
+
+    const fn uses_local(self) -> bool {
+        matches!(self, Self::Local | Self::ExternalLocal)
+    }
+}
+
+fn internal_treatment(policy: TrafficPolicy, selection: &Selection) -> Treatment {
+    match policy {
+        _ if !selection.any => Treatment::Reject,
+        TrafficPolicy::Cluster => Treatment::Cluster,
+        TrafficPolicy::Local if selection.local.is_empty() => Treatment::Drop,
+        TrafficPolicy::Local => Treatment::Local,
+    }
+}
+
+fn external_treatment(policy: TrafficPolicy, selection: &Selection) -> Treatment {
+    match policy {
+        _ if !selection.any => Treatment::Reject,
+        TrafficPolicy::Cluster => Treatment::Masqueraded,
+        TrafficPolicy::Local if selection.local.is_empty() => Treatment::ExternalElsewhere,
+        TrafficPolicy::Local => Treatment::ExternalLocal,
+    }
+}
+
+/// Reorders `wanted`, which is sorted, so that as many endpoints as possible stand where they stood in `old`.
+fn keep_positions(old: &[SocketAddr], wanted: &mut Vec<SocketAddr>) {
+    let mut placed = vec![None; wanted.len()];
+    let mut is_placed = vec![false; wanted.len()];
+    for (slot, endpoint) in placed.iter_mut().zip(old) {
+        if let Ok(index) = wanted.binary_search(endpoint) {
+            *slot = Some(*endpoint);
+            is_placed[index] = true;
+        }
+    }
+    let mut others = wanted.iter().zip(is_placed).filter(|(_, placed)| !placed).map(|(endpoint, _)| *endpoint);
+    let reordered = placed.into_iter().filter_map(|slot| slot.or_else(|| others.next())).collect();
+    *wanted = reordered;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sockets(last_bytes: &[u8]) -> Vec<SocketAddr> {
+        last_bytes.iter().map(|&b| SocketAddr::from(([10, 0, 0, b], 80))).collect()
+    }
+
+    #[test]
+    fn endpoints_that_stay_keep_their_numbers() {
+        let cases: [(&[u8], &[u8], &[u8]); 6] = [
+            (&[1, 2, 3], &[1, 2, 3, 4], &[1, 2, 3, 4]),
+            (&[1, 2, 3], &[2, 3], &[3, 2]),
+            (&[3, 1, 2], &[1, 2], &[2, 1]),
+            (&[3, 2, 1], &[1, 2, 3], &[3, 2, 1]),
+            (&[1, 2, 3], &[1, 3, 4], &[1, 4, 3]),
+            (&[], &[1, 2], &[1, 2]),
+        ];
+        for (old, wanted, expected) in cases {
+            let mut result = sockets(wanted);
+            keep_positions(&sockets(old), &mut result);
+            assert_eq!(result, sockets(expected), "{old:?} -> {wanted:?}");
+        }
+    }
+}

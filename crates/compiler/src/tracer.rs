@@ -1,0 +1,7 @@
+//! placeholder
+/// x
+pub struct Packet;
+/// x
+pub struct Tracer;
+/// x
+pub struct Fate;
