@@ -1,0 +1,147 @@
+//! The connection to the API server.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ClientBuilder, ConfigExt};
+use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use tower::{BoxError, ServiceExt};
+
+/// An API server, and how to talk to it. Nothing is sent until it is used.
+#[derive(Clone)]
+pub struct ApiServer {
+    pub(crate) client: kube::Client,
+    pub(crate) url: String,
+}
+
+/// Why there is no way to reach an API server with the given configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The kubeconfig is missing, malformed, or names something that does not exist.
+    #[error("kubeconfig {path}: {reason}")]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no kubeconfig, and this is not a pod with a service account.
+    #[error(
+        "no kubeconfig is given and this is not a pod with a service account ({0}): set clientConnection.kubeconfig or \
+         --kubeconfig, or use --manifest-dir to work without an API server"
+    )]
+    InCluster(#[source] InClusterError),
+    /// The credentials or certificates cannot be used.
+    #[error("the credentials for {url} cannot be used: {reason}")]
+    Credentials {
+        /// The API server.
+        url: String,
+        /// What is wrong with them.
+        reason: String,
+    },
+}
+
+/// How long to wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that says nothing for this long is asked whether it is still there.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
+/// How often it is asked again.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How many times.
+const KEEPALIVE_RETRIES: u32 = 3;
+
+impl ApiServer {
+    /// The API server that a kubeconfig names, or, without one, that of the cluster this pod runs in.
+    ///
+    /// # Errors
+    /// The configuration cannot be read or used. Whether the server answers is found out later.
+    pub async fn configure(kubeconfig: Option<&Path>) -> Result<Self, ClientError> {
+        let config = match kubeconfig {
+            Some(path) => from_kubeconfig(path).await?,
+            None => kube::Config::incluster().map_err(ClientError::InCluster)?,
+        };
+        let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+        match connect(&config) {
+            Ok(client) => Ok(Self { client, url }),
+            Err(error) => Err(ClientError::Credentials { url, reason: root_cause(&error) }),
+        }
+    }
+
+    /// The client, for other requests to the same server.
+    pub fn client(&self) -> kube::Client {
+        self.client.clone()
+    }
+
+    /// Where the server is.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl std::fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiServer").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+async fn from_kubeconfig(path: &Path) -> Result<kube::Config, ClientError> {
+    let told = |error: KubeconfigError| {
+        let reason = match &error {
+            KubeconfigError::ReadConfig(error, _) => format!("cannot be read: {error}"),
+            // The parser draws the place in the file, over several lines.
+            KubeconfigError::Parse(error) => format!("is malformed: {}", error.without_snippet()),
+            error => chain(error),
+        };
+        ClientError::Kubeconfig { path: path.to_owned(), reason }
+    };
+    let kubeconfig = Kubeconfig::read_from(path).map_err(told)?;
+    kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(told)
+}
+
+/// kube's own stack sets no keepalive, so that a watch over a connection whose other end has vanished is only given up at
+/// the watch's timeout, minutes later. With keepalive it fails within a minute, at no cost to the server.
+fn connect(config: &kube::Config) -> Result<kube::Client, kube::Error> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    tcp.set_keepalive(Some(KEEPALIVE_TIME));
+    tcp.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+    tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
+    // The same for a connection with unacknowledged data, on which keepalive does not probe.
+    tcp.set_tcp_user_timeout(Some(KEEPALIVE_TIME + KEEPALIVE_INTERVAL * KEEPALIVE_RETRIES));
+
+    let tls = config.rustls_https_connector_with_connector(tcp)?;
+    let http = legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(tls).map_err(BoxError::from);
+    let stack = ClientBuilder::new(http, config.default_namespace.clone()).with_layer(&config.extra_headers_layer()?);
+    Ok(match config.auth_layer()? {
+        Some(auth) => stack.with_layer(&auth).with_layer(&config.base_uri_layer()).build(),
+        None => stack.with_layer(&config.base_uri_layer()).build(),
+    })
+}
+
+/// An error with all its causes, each said once.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// The innermost cause of an error: what the operating system, the TLS library or the parser said.
+pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,225 @@
+//! Services (contract §4.2, §4.3).
+
+use std::net::IpAddr;
+
+use model::{Family, PerFamily, Service, ServicePort, TrafficPolicy, Update};
+
+use super::fields::{Findings, SKIPPED, Unreadable, ZeroPort};
+use super::{Converter, Identified};
+use crate::lenient::Lenient;
+use crate::slim::{self, ServiceSpec, Text};
+
+/// `spec.type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Type {
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+    ExternalName,
+}
+
+pub(super) fn service(
+    converter: &mut Converter,
+    raw: Identified<'_, slim::Service>,
+    findings: &mut Findings,
+) -> Result<Update, Unreadable> {
+    let Identified { object, meta, name } = raw;
+    let labels = findings.shape(&meta.labels, "metadata.labels")?;
+    if labels.is_some_and(|labels| labels.proxy_name != Lenient::Absent) {
+        // Another proxy's Service. The API server does not send these; the directory has no selector.
+        return Ok(Update::ServiceGone(name));
+    }
+    let Some(spec) = findings.shape(&object.spec, "spec")? else { return Ok(Update::ServiceGone(name)) };
+    let service_type = service_type(spec, findings)?;
+    let cluster_ips = if service_type == Type::ExternalName { None } else { cluster_ips(spec, findings)? };
+    let Some(cluster_ips) = cluster_ips else { return Ok(Update::ServiceGone(name)) };
+
+    let external_list = findings.list(&spec.external_ips, "spec.externalIPs")?;
+    let external_ips = findings.addresses(external_list, "spec.externalIPs");
+    let reaches_outside = match service_type {
+        Type::LoadBalancer | Type::NodePort => true,
+        Type::ClusterIp => !external_list.is_empty(),
+        Type::ExternalName => false,
+    };
+    let external_policy = policy(&spec.external_traffic_policy, "spec.externalTrafficPolicy", findings);
+    Ok(Update::Service(Service {
+        created: created(&meta.creation_timestamp, findings),
+        cluster_ips,
+        external_ips,
+        load_balancer_ips: load_balancer_ips(object, findings)?,
+        internal_policy: policy(&spec.internal_traffic_policy, "spec.internalTrafficPolicy", findings),
+        external_policy: if reaches_outside { external_policy } else { TrafficPolicy::Cluster },
+        ports: ports(converter, spec, findings)?,
+        name,
+    }))
+}
+
+fn service_type(spec: &ServiceSpec, findings: &mut Findings) -> Result<Type, Unreadable> {
+    Ok(match findings.shape(&spec.r#type, "spec.type")?.map_or("ClusterIP", String::as_str) {
+        "ClusterIP" => Type::ClusterIp,
+        "NodePort" => Type::NodePort,
+        "LoadBalancer" => Type::LoadBalancer,
+        "ExternalName" => Type::ExternalName,
+        unknown => {
+            findings.report("spec.type", format!("{unknown:?} is not a type of Service: taken as ClusterIP"));
+            Type::ClusterIp
+        }
+    })
+}
+
+/// The ClusterIP of each family, or `None` if there is none to proxy.
+///
+/// The API server keeps `clusterIP` and `clusterIPs[0]` equal, and fills in `ipFamilies`. Manifests in a directory may
+/// have only one of the two, and no families: then the addresses tell.
+fn cluster_ips(spec: &ServiceSpec, findings: &mut Findings) -> Result<Option<PerFamily<Option<IpAddr>>>, Unreadable> {
+    let first = findings.shape(&spec.cluster_ip, "spec.clusterIP")?.map_or("", String::as_str);
+    let mut texts = Vec::new();
+    for (index, text) in findings.list(&spec.cluster_ips, "spec.clusterIPs")?.iter().enumerate() {
+        texts.push(findings.shape(text, format_args!("spec.clusterIPs[{index}]"))?.map_or("", String::as_str));
+    }
+    let field = if texts.is_empty() { "spec.clusterIP" } else { "spec.clusterIPs" };
+    if texts.is_empty() {
+        texts.push(first);
+    }
+    let main = if first.is_empty() { texts[0] } else { first };
+    if main.is_empty() || main == "None" {
+        return Ok(None);
+    }
+
+    let families = families(spec, findings)?;
+    let mut found = PerFamily::<Option<IpAddr>>::default();
+    for (index, text) in texts.into_iter().enumerate() {
+        if text.is_empty() || (!families.is_empty() && index >= families.len()) {
+            continue;
+        }
+        let Some(address) = findings.address(text, field, "this ClusterIP is not served") else { continue };
+        let family = Family::of(address);
+        if let Some(Some(wanted)) = families.get(index).filter(|wanted| **wanted != Some(family)) {
+            findings.report(field, format!("{address} is not an {wanted} address, as spec.ipFamilies[{index}] says: this ClusterIP is not served"));
+            continue;
+        }
+        found.get_mut(family).get_or_insert(address);
+    }
+    Ok((found != PerFamily::default()).then_some(found))
+}
+
+/// `spec.ipFamilies`; `None` stands for one that is unknown.
+fn families(spec: &ServiceSpec, findings: &mut Findings) -> Result<Vec<Option<Family>>, Unreadable> {
+    let list = findings.list(&spec.ip_families, "spec.ipFamilies")?;
+    let mut families = Vec::with_capacity(list.len());
+    for (index, entry) in list.iter().enumerate() {
+        let field = format_args!("spec.ipFamilies[{index}]");
+        let label = findings.optional(entry, field, "the address tells").map_or("", String::as_str);
+        let family = Family::ALL.into_iter().find(|family| family.label() == label);
+        if family.is_none() && !label.is_empty() {
+            findings.report(field, format!("{label:?} is not IPv4 or IPv6: the address tells"));
+        }
+        families.push(family);
+    }
+    Ok(families)
+}
+
+fn load_balancer_ips(object: &slim::Service, findings: &mut Findings) -> Result<Vec<IpAddr>, Unreadable> {
+    let Some(status) = findings.shape(&object.status, "status")? else { return Ok(Vec::new()) };
+    let Some(balancer) = findings.shape(&status.load_balancer, "status.loadBalancer")? else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for (index, entry) in findings.list(&balancer.ingress, "status.loadBalancer.ingress")?.iter().enumerate() {
+        let field = format!("status.loadBalancer.ingress[{index}]");
+        let Some(ingress) = findings.optional(entry, &field, SKIPPED) else { continue };
+        let mode = format!("{field}.ipMode");
+        match findings.optional(&ingress.ip_mode, &mode, "taken as VIP").map(String::as_str) {
+            None | Some("VIP") => {}
+            Some("Proxy") => continue,
+            Some(unknown) => {
+                findings.report(mode, format!("{unknown:?} is not VIP or Proxy: the address is skipped"));
+                continue;
+            }
+        }
+        let field = format!("{field}.ip");
+        let text = findings.optional(&ingress.ip, &field, SKIPPED).map_or("", |text| text.trim());
+        if text.is_empty() {
+            continue;
+        }
+        if let Some(address) = findings.address(text, &field, SKIPPED)
+            && !found.contains(&address)
+        {
+            found.push(address);
+        }
+    }
+    Ok(found)
+}
+
+fn policy(value: &Text, field: &str, findings: &mut Findings) -> TrafficPolicy {
+    match findings.optional(value, field, "taken as Cluster").map(String::as_str) {
+        // The API server leaves out externalTrafficPolicy where it has no meaning.
+        None | Some("Cluster" | "") => TrafficPolicy::Cluster,
+        Some("Local") => TrafficPolicy::Local,
+        Some(unknown) => {
+            findings.report(field, format!("{unknown:?} is not Cluster or Local: taken as Cluster"));
+            TrafficPolicy::Cluster
+        }
+    }
+}
+
+/// Seconds since the epoch. Manifests have no such timestamp: all are equally old, and names decide. What cannot be read
+/// counts as newest, so that it takes no frontend from another Service.
+fn created(value: &Text, findings: &mut Findings) -> i64 {
+    const FIELD: &str = "metadata.creationTimestamp";
+    const NEWEST: &str = "the Service counts as the newest";
+    let text = match value {
+        Lenient::Absent => return 0,
+        Lenient::Odd(oddity) => {
+            findings.report(FIELD, format!("{oddity}: {NEWEST}"));
+            return i64::MAX;
+        }
+        Lenient::Value(text) => text,
+    };
+    text.parse().map(jiff::Timestamp::as_second).unwrap_or_else(|_| {
+        findings.report(FIELD, format!("{text:?} is not an RFC 3339 time: {NEWEST}"));
+        i64::MAX
+    })
+}
+
+fn ports(
+    converter: &mut Converter,
+    spec: &ServiceSpec,
+    findings: &mut Findings,
+) -> Result<Vec<ServicePort>, Unreadable> {
+    let mut ports: Vec<ServicePort> = Vec::new();
+    for (index, entry) in findings.list(&spec.ports, "spec.ports")?.iter().enumerate() {
+        let field = format!("spec.ports[{index}]");
+        let Some(raw) = findings.optional(entry, &field, SKIPPED) else { continue };
+        let Some(port) = port(converter, raw, &field, findings) else { continue };
+        if ports.iter().any(|other| other.name == port.name && other.protocol == port.protocol) {
+            let ServicePort { name, protocol, .. } = port;
+            let message = format!("the name {name:?} is used before by another {protocol} port: this one is skipped");
+            findings.report(format_args!("{field}.name"), message);
+            continue;
+        }
+        ports.push(port);
+    }
+    Ok(ports)
+}
+
+fn port(
+    converter: &mut Converter,
+    raw: &slim::ServicePort,
+    field: &str,
+    findings: &mut Findings,
+) -> Option<ServicePort> {
+    if let Some(oddity) = raw.name.oddity() {
+        findings.report(format_args!("{field}.name"), format!("{oddity}: the port is skipped"));
+        return None;
+    }
+    let protocol = findings.protocol(&raw.protocol, format_args!("{field}.protocol"));
+    let skipped = "the port is skipped";
+    let port = findings.port_number(&raw.port, format_args!("{field}.port"), ZeroPort::IsWrong, skipped);
+    let node_port = findings.port_number(
+        &raw.node_port,
+        format_args!("{field}.nodePort"),
+        ZeroPort::MeansNone,
+        "the port has no NodePort",
+    );
+    let name = raw.name.value().map_or("", String::as_str);
+    Some(ServicePort { name: converter.pool.intern(name), protocol: protocol?, port: port?, node_port })
+}

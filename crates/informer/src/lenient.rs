@@ -1,0 +1,186 @@
+//! Decoding that never fails on account of a value.
+//!
+//! kube decodes a whole list, or one line of a watch, in one go: one value of the wrong type would lose the list, or lose
+//! the event and leave stale state behind. [`Lenient`] takes any value of any type; the oddity is told later, by the
+//! conversion, which knows the object and the field.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{
+    Deserialize, Deserializer, Error, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor,
+};
+use serde::forward_to_deserialize_any;
+
+/// A field whose value may be of the wrong type.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Lenient<T> {
+    /// Not there, or `null`.
+    #[default]
+    Absent,
+    /// As it should be.
+    Value(T),
+    /// Something else; says what was expected and found.
+    Odd(Box<str>),
+}
+
+impl<T> Lenient<T> {
+    /// The value, where there is a good one.
+    pub(crate) const fn value(&self) -> Option<&T> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::Absent | Self::Odd(_) => None,
+        }
+    }
+
+    /// What is wrong with it, if anything.
+    pub(crate) fn oddity(&self) -> Option<&str> {
+        match self {
+            Self::Odd(message) => Some(message),
+            Self::Absent | Self::Value(_) => None,
+        }
+    }
+
+    fn from_result<E: Error>(result: Result<T, E>) -> Self {
+        match result {
+            Ok(value) => Self::Value(value),
+            Err(error) => Self::Odd(strip_position(&error.to_string()).into()),
+        }
+    }
+}
+
+/// serde_json appends the place in the input, which means nothing to someone who looks at an object.
+fn strip_position(message: &str) -> &str {
+    message.rfind(" at line ").map_or(message, |end| &message[..end])
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Lenient<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(LenientVisitor(PhantomData))
+    }
+}
+
+struct LenientVisitor<T>(PhantomData<T>);
+
+/// Forwards scalars to `T`, which takes or refuses them.
+macro_rules! scalars {
+    ($($visit:ident($type:ty);)*) => {$(
+        fn $visit<E: Error>(self, value: $type) -> Result<Lenient<T>, E> {
+            Ok(Lenient::from_result(T::deserialize(IntoDeserializer::<E>::into_deserializer(value))))
+        }
+    )*};
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for LenientVisitor<T> {
+    type Value = Lenient<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    scalars! {
+        visit_bool(bool);
+        visit_i64(i64);
+        visit_u64(u64);
+        visit_f64(f64);
+        visit_str(&str);
+        visit_string(String);
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(Lenient::Absent)
+    }
+
+    fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(Lenient::Absent)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        Lenient::deserialize(deserializer)
+    }
+
+    /// What `T` refused is read to its end, so that the rest of the input stays readable. Where the input ends early, that
+    /// fails as well.
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let value = Lenient::from_result(T::deserialize(ListOnly(&mut seq)));
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(value)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let value = Lenient::from_result(T::deserialize(MapAccessDeserializer::new(&mut map)));
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(value)
+    }
+}
+
+/// A list, for types that ask for one. Derived structs would otherwise take it as their fields in order.
+struct ListOnly<A>(A);
+
+impl<'de, A: SeqAccess<'de>> Deserializer<'de> for ListOnly<A> {
+    type Error = A::Error;
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, A::Error> {
+        visitor.visit_seq(self.0)
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, A::Error> {
+        Err(A::Error::invalid_type(Unexpected::Seq, &visitor))
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default, serde::Deserialize)]
+    #[serde(default, expecting = "an object")]
+    struct Inner {
+        number: Lenient<i64>,
+        list: Lenient<Vec<Lenient<String>>>,
+    }
+
+    fn parse(json: &str) -> Vec<Lenient<Inner>> {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_costs_only_itself() {
+        let read = parse(
+            r#"[{"number": "x", "list": ["a", {"b": [1]}, "c"], "unknown": {}}, "text", [1, [2]], {"list": {"a": [1]}, "number": 7}, null]"#,
+        );
+        assert_eq!(read.len(), 5);
+        let first = read[0].value().unwrap();
+        assert_eq!(first.number.oddity(), Some("invalid type: string \"x\", expected i64"));
+        let list = first.list.value().unwrap();
+        assert_eq!(list[0].value().unwrap(), "a");
+        assert!(list[1].oddity().unwrap().contains("expected a string"));
+        assert_eq!(list[2].value().unwrap(), "c");
+        assert!(read[1].oddity().unwrap().contains("expected an object"));
+        assert_eq!(read[2].oddity(), Some("invalid type: sequence, expected an object"));
+        assert_eq!(read[3].value().unwrap().number, Lenient::Value(7));
+        assert!(read[3].value().unwrap().list.oddity().unwrap().contains("expected a sequence"));
+        assert!(matches!(read[4], Lenient::Absent));
+    }
+
+    #[test]
+    fn input_that_ends_early_is_an_error() {
+        let whole = r#"[{"number": 1, "list": ["a", {"b": 1}]}]"#;
+        assert_eq!(parse(whole).len(), 1);
+        for end in 0..whole.len() {
+            assert!(serde_json::from_str::<Vec<Lenient<Inner>>>(&whole[..end]).is_err(), "{end}");
+        }
+    }
+
+    #[test]
+    fn a_number_out_of_range_is_odd() {
+        let read = parse(r#"[{"number": 99999999999999999999999}, {"number": 1.5}, {"number": true}]"#);
+        assert!(read.iter().all(|inner| inner.value().unwrap().number.oddity().is_some()));
+    }
+}
