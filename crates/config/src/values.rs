@@ -1,0 +1,175 @@
+//! Values of the configuration as types that cannot be wrong.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use model::{Family, PerFamily};
+
+/// A node name given by the operator: trimmed, in lower case and not empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hostname(String);
+
+impl Hostname {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Hostname {
+    type Err = ParseHostnameError;
+
+    fn from_str(input: &str) -> Result<Self, Self::Err> {
+        match input.trim() {
+            "" => Err(ParseHostnameError),
+            name => Ok(Self(name.to_lowercase())),
+        }
+    }
+}
+
+impl fmt::Display for Hostname {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A hostname override of nothing but white space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("empty hostname-override is invalid: give the name of this machine's Node object")]
+pub struct ParseHostnameError;
+
+/// Which bit of the packet mark says "to be masqueraded".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MasqueradeBit(u8);
+
+impl MasqueradeBit {
+    /// The bit by its number, 0 to 31; `None` for another.
+    pub fn new(number: i32) -> Option<Self> {
+        u8::try_from(number).ok().filter(|bit| *bit < 32).map(Self)
+    }
+
+    /// Its number, 0 to 31.
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+
+    /// The mark with this bit alone.
+    pub const fn mark(self) -> u32 {
+        1 << self.0
+    }
+}
+
+impl Default for MasqueradeBit {
+    /// Bit 14, kube-proxy's default (contract §2.2).
+    fn default() -> Self {
+        Self(14)
+    }
+}
+
+/// How traffic of this cluster's pods is told from other traffic (contract §3.11).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LocalTraffic {
+    /// By source address: pods have addresses of these prefixes. A family without one cannot tell.
+    ClusterCidr(PerFamily<Option<IpNet>>),
+}
+
+/// Which of the node's addresses accept NodePort connections (contract §3.5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// Every local address.
+    Any,
+    /// The node's primary address of each family.
+    Primary,
+    /// The local addresses within these prefixes, of which there is at least one.
+    Cidrs(Vec<IpNet>),
+}
+
+impl NodePortAddresses {
+    /// The prefixes that hold for one family, given the node's primary address in it; `None` if every local address
+    /// accepts. That is also so for a family that nothing was said about: no prefix, or no primary address.
+    pub fn prefixes(&self, family: Family, primary: Option<IpAddr>) -> Option<Vec<IpNet>> {
+        let prefixes: Vec<_> = match self {
+            Self::Any => return None,
+            Self::Primary => primary.into_iter().map(IpNet::from).collect(),
+            Self::Cidrs(all) => all.iter().filter(|net| Family::of_prefix(net) == family).copied().collect(),
+        };
+        let any = prefixes.is_empty() || prefixes.iter().any(|net| net.prefix_len() == 0);
+        (!any).then_some(prefixes)
+    }
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text for people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = ParseLogFormatError;
+
+    fn from_str(input: &str) -> Result<Self, Self::Err> {
+        match input {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(ParseLogFormatError),
+        }
+    }
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
+
+/// A log format there is none of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("Unsupported log format: use text or json")]
+pub struct ParseLogFormatError;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nets(list: &[&str]) -> Vec<IpNet> {
+        list.iter().map(|net| net.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn node_port_prefixes_fall_back_to_any_family_by_family() {
+        let node = Some("192.0.2.10".parse().unwrap());
+        let mixed = NodePortAddresses::Cidrs(nets(&["192.0.2.0/24", "::/0"]));
+        let v4_only = NodePortAddresses::Cidrs(nets(&["192.0.2.0/24", "10.0.0.0/8"]));
+        assert_eq!(NodePortAddresses::Any.prefixes(Family::V4, node), None);
+        assert_eq!(NodePortAddresses::Primary.prefixes(Family::V4, node), Some(nets(&["192.0.2.10/32"])));
+        assert_eq!(NodePortAddresses::Primary.prefixes(Family::V6, None), None);
+        assert_eq!(mixed.prefixes(Family::V4, node), Some(nets(&["192.0.2.0/24"])));
+        assert_eq!(mixed.prefixes(Family::V6, None), None);
+        assert_eq!(v4_only.prefixes(Family::V4, node), Some(nets(&["192.0.2.0/24", "10.0.0.0/8"])));
+        assert_eq!(v4_only.prefixes(Family::V6, None), None);
+    }
+
+    #[test]
+    fn masquerade_bits_are_those_of_a_mark() {
+        assert_eq!(MasqueradeBit::default().mark(), 0x4000);
+        assert_eq!(MasqueradeBit::new(31).map(MasqueradeBit::mark), Some(0x8000_0000));
+        for number in [-1, 32, 256, i32::MIN] {
+            assert_eq!(MasqueradeBit::new(number), None, "{number}");
+        }
+    }
+
+    #[test]
+    fn hostnames_are_trimmed_and_lower_case() {
+        assert_eq!(" Node-1\n".parse::<Hostname>().unwrap().as_str(), "node-1");
+        assert_eq!(" \t".parse::<Hostname>(), Err(ParseHostnameError));
+    }
+}

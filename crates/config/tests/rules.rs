@@ -1,0 +1,216 @@
+//! Defaults and rules field by field (contract §2.2, §2.4).
+
+use std::time::Duration;
+
+use config::{Config, LocalTraffic, LogFormat, NodePortAddresses};
+use model::PerFamily;
+
+fn load(fields: &str) -> Result<Config, String> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.conf");
+    let header = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n";
+    std::fs::write(&file, format!("{header}{fields}\n")).unwrap();
+    let prefix = format!("{} is not valid: ", file.display());
+    Config::load(&file).map(|(config, _)| config).map_err(|error| {
+        let message = error.to_string();
+        message.strip_prefix(&prefix).unwrap_or_else(|| panic!("{message}")).to_owned()
+    })
+}
+
+fn config(fields: &str) -> Config {
+    load(fields).unwrap_or_else(|error| panic!("{fields}: {error}"))
+}
+
+#[test]
+fn server_addresses_follow_the_bind_address_and_get_a_port() {
+    let cases = [
+        ("", "0.0.0.0:10256", "127.0.0.1:10249"),
+        ("bindAddress: 192.0.2.1", "0.0.0.0:10256", "127.0.0.1:10249"),
+        ("bindAddress: '::'", "[::]:10256", "[::1]:10249"),
+        ("bindAddress: fd00::1\nmetricsBindAddress: 0.0.0.0", "[::]:10256", "0.0.0.0:10249"),
+        ("healthzBindAddress: '::'\nmetricsBindAddress: '[fd00::1]:80'", "[::]:10256", "[fd00::1]:80"),
+        ("healthzBindAddress: 010.0.0.01\nmetricsBindAddress: 127.0.0.1:65535", "10.0.0.1:10256", "127.0.0.1:65535"),
+    ];
+    for (fields, healthz, metrics) in cases {
+        let config = config(fields);
+        assert_eq!(config.healthz_address.to_string(), healthz, "{fields}");
+        assert_eq!(config.metrics_address.to_string(), metrics, "{fields}");
+    }
+}
+
+#[test]
+fn zero_periods_are_not_set() {
+    let zero = config("nftables: {syncPeriod: 0s, minSyncPeriod: 0s}\nconfigSyncPeriod: 0s");
+    assert_eq!(zero, Config::default());
+    let set = config("nftables: {syncPeriod: 1m, minSyncPeriod: 100ms}\nconfigSyncPeriod: 1h");
+    assert_eq!(set.sync_period, Duration::from_mins(1));
+    assert_eq!(set.min_sync_period, Duration::from_millis(100));
+    assert_eq!(set.config_sync_period, Duration::from_hours(1));
+    let other_modes = config("iptables: {syncPeriod: 2m, masqueradeAll: true}\nipvs: {syncPeriod: 3m}");
+    assert_eq!(other_modes, Config::default());
+}
+
+#[test]
+fn cluster_cidrs_go_to_their_family() {
+    let cases = [
+        ("10.0.0.0/8", Some("10.0.0.0/8"), None),
+        ("fd00::/48", None, Some("fd00::/48")),
+        ("fd00::1/48,10.1.2.3/8", Some("10.0.0.0/8"), Some("fd00::/48")),
+    ];
+    for (text, v4, v6) in cases {
+        let expected = PerFamily { v4: v4.map(|net| net.parse().unwrap()), v6: v6.map(|net| net.parse().unwrap()) };
+        let config = config(&format!("clusterCIDR: {text}\ndetectLocalMode: ClusterCIDR"));
+        assert_eq!(config.local_traffic, LocalTraffic::ClusterCidr(expected), "{text}");
+    }
+}
+
+#[test]
+fn node_port_addresses_have_three_forms() {
+    let cidrs = |list: &[&str]| NodePortAddresses::Cidrs(list.iter().map(|net| net.parse().unwrap()).collect());
+    let cases = [
+        ("[]", NodePortAddresses::Primary),
+        ("[primary]", NodePortAddresses::Primary),
+        ("[192.0.2.0/24]", cidrs(&["192.0.2.0/24"])),
+        ("[192.0.2.0/24, '::/0']", cidrs(&["192.0.2.0/24", "::/0"])),
+        ("[0.0.0.0/0, '::/0']", NodePortAddresses::Any),
+        ("[0.0.0.0/0]", NodePortAddresses::Any),
+    ];
+    for (list, expected) in cases {
+        assert_eq!(config(&format!("nodePortAddresses: {list}")).node_port_addresses, expected, "{list}");
+    }
+}
+
+#[test]
+fn conntrack_tells_zero_from_missing() {
+    let config = config(
+        "conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 2h, udpTimeout: 10s, \
+         tcpBeLiberal: true}",
+    );
+    let conntrack = config.conntrack;
+    assert_eq!((conntrack.max_per_core, conntrack.min), (None, 0));
+    assert_eq!(conntrack.tcp_established_timeout, None);
+    assert_eq!(conntrack.tcp_close_wait_timeout, Some(Duration::from_hours(2)));
+    assert_eq!(conntrack.udp_timeout, Some(Duration::from_secs(10)));
+    assert_eq!(conntrack.udp_stream_timeout, None);
+    assert!(conntrack.tcp_be_liberal);
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let mut config = config("hostnameOverride: ' Node-A '\nlogging: {verbosity: 2, format: text}");
+    assert_eq!(config.hostname_override.as_ref().unwrap().as_str(), "node-a");
+    assert_eq!((config.logging.verbosity, config.logging.format), (2, LogFormat::Text));
+    config.override_hostname("Node-B".parse().unwrap());
+    config.override_verbosity(4);
+    config.override_log_format("json".parse().unwrap());
+    assert_eq!(config.hostname_override.unwrap().as_str(), "node-b");
+    assert_eq!((config.logging.verbosity, config.logging.format), (4, LogFormat::Json));
+}
+
+#[test]
+fn each_rule_reports_path_value_and_what_is_wanted() {
+    let conntrack = "KubeProxyLinuxConfiguration.KubeProxyConntrackConfiguration";
+    let count = "must be greater than or equal to 0";
+    let positive = "must be greater than 0";
+    let bit = "must be within the range [0, 31]";
+    let oom = "must be within the range [-1000, 1000]";
+    let single = "must be a valid CIDR block (e.g. 10.100.0.0/16 or fde4:8dba:82e1::/48)";
+    let pair = "must be either a single CIDR or a dual-stack pair (e.g. 10.100.0.0/16,fde4:8dba:82e1::/48)";
+    let mode = "Slipstream runs nftables only: set mode: nftables";
+    let later = "not supported yet by this version, use ClusterCIDR";
+    let at_least_min = "must be greater than or equal to KubeProxyConfiguration.MinSyncPeriod";
+    let cidrs = "DetectLocalConfiguration.ClusterCIDRs";
+    let cases: &[(&str, String)] = &[
+        ("iptables: {masqueradeBit: 32}", format!("KubeProxyIPTablesConfiguration.MasqueradeBit: 32: {bit}")),
+        ("nftables: {masqueradeBit: -1}", format!("KubeProxyNFTablesConfiguration.MasqueradeBit: -1: {bit}")),
+        ("conntrack: {maxPerCore: -1}", format!("{conntrack}.MaxPerCore: -1: {count}")),
+        ("conntrack: {min: -1}", format!("{conntrack}.Min: -1: {count}")),
+        ("conntrack: {tcpEstablishedTimeout: -5s}", format!("{conntrack}.TCPEstablishedTimeout: -5s: {count}")),
+        ("conntrack: {tcpCloseWaitTimeout: -1h}", format!("{conntrack}.TCPCloseWaitTimeout: -1h0m0s: {count}")),
+        ("conntrack: {udpTimeout: -1ms}", format!("{conntrack}.UDPTimeout: -1ms: {count}")),
+        ("conntrack: {udpStreamTimeout: -1s}", format!("{conntrack}.UDPStreamTimeout: -1s: {count}")),
+        ("oomScoreAdj: -1001", format!("KubeProxyLinuxConfiguration.OOMScoreAdj: -1001: {oom}")),
+        ("oomScoreAdj: 100000", format!("KubeProxyLinuxConfiguration.OOMScoreAdj: 100000: {oom}")),
+        ("mode: iptables", format!("Mode.ProxyMode: \"iptables\": {mode}")),
+        ("mode: ipvs", format!("Mode.ProxyMode: \"ipvs\": {mode}")),
+        ("mode: NFTables", format!("Mode.ProxyMode: \"NFTables\": {mode}")),
+        ("clientConnection: {burst: -1}", format!("ClientConnection.Burst: -1: {count}")),
+        ("configSyncPeriod: -1s", format!("ConfigSyncPeriod: -1s: {positive}")),
+        ("nftables: {syncPeriod: -1s}", format!("SyncPeriod: -1s: {positive}")),
+        ("nftables: {minSyncPeriod: -1s}", format!("MinSyncPeriod: -1s: {count}")),
+        ("nftables: {minSyncPeriod: 31s}", format!("SyncPeriod: 31s: {at_least_min}")),
+        ("nftables: {syncPeriod: 10ms}", format!("SyncPeriod: 1s: {at_least_min}")),
+        (
+            "nftables: {syncPeriod: 2h, minSyncPeriod: 61m}",
+            "MinSyncPeriod: 1h1m0s: must be less than or equal to 1h0m0s".to_owned(),
+        ),
+        (
+            "bindAddress: node-1",
+            "BindAddress: \"node-1\": not a valid textual representation of an IP address".to_owned(),
+        ),
+        ("healthzBindAddress: fd00::1:x", "HealthzBindAddress: \"fd00::1:x\": must be IP:port".to_owned()),
+        ("healthzBindAddress: ':80'", "HealthzBindAddress: \"\": must be a valid IP".to_owned()),
+        ("metricsBindAddress: localhost:80", "MetricsBindAddress: \"localhost\": must be a valid IP".to_owned()),
+        ("metricsBindAddress: 127.0.0.1:0", "MetricsBindAddress: \"127.0.0.1:0\": must be a valid port".to_owned()),
+        (
+            "metricsBindAddress: 127.0.0.1:65536",
+            "MetricsBindAddress: \"127.0.0.1:65536\": must be a valid port".to_owned(),
+        ),
+        ("nodePortAddresses: [10.0.0.1]", "NodePortAddresses[0]: \"10.0.0.1\": must be a valid CIDR".to_owned()),
+        (
+            "nodePortAddresses: [10.0.0.0/8, primary]",
+            "NodePortAddresses[1]: \"primary\": can't use both 'primary' and CIDRs".to_owned(),
+        ),
+        ("detectLocalMode: NodeCIDR", format!("DetectLocalMode: \"NodeCIDR\": {later}")),
+        ("detectLocalMode: BridgeInterface", format!("DetectLocalMode: \"BridgeInterface\": {later}")),
+        ("detectLocalMode: InterfaceNamePrefix", format!("DetectLocalMode: \"InterfaceNamePrefix\": {later}")),
+        ("clusterCIDR: 10.0.0.0", format!("{cidrs}[0]: \"10.0.0.0\": {single}")),
+        ("clusterCIDR: '10.0.0.0/8, fd00::/8'", format!("{cidrs}[1]: \" fd00::/8\": {single}")),
+        ("clusterCIDR: '10.0.0.0/8,11.0.0.0/8'", format!("{cidrs}: \"10.0.0.0/8,11.0.0.0/8\": {pair}")),
+        ("clusterCIDR: '10.0.0.0/8,fd00::/8,fd01::/16'", format!("{cidrs}: \"10.0.0.0/8,fd00::/8,fd01::/16\": {pair}")),
+        (
+            "hostnameOverride: ' '",
+            "HostnameOverride: \" \": empty hostname-override is invalid: give the name of this machine's Node object"
+                .to_owned(),
+        ),
+    ];
+    for (fields, expected) in cases {
+        let (path, rest) = expected.split_once(": ").unwrap();
+        // A later mode replaces the one of the header.
+        let message = load(fields).expect_err(fields);
+        assert_eq!(message, format!("KubeProxyConfiguration.{path}: Invalid value: {rest}"), "{fields}");
+    }
+}
+
+#[test]
+fn logging_and_unknown_detection_modes_have_their_own_form() {
+    let cases = [
+        ("logging: {format: xml}", "logging.format: Invalid value: \"xml\": Unsupported log format: use text or json"),
+        ("logging: {flushFrequency: -1}", "logging.flushFrequency: Invalid value: -1ns: must be greater than 0"),
+        (
+            "logging: {verbosity: 2147483648}",
+            "logging.verbosity: Invalid value: 2147483648: must be less than or equal to 2147483647",
+        ),
+        (
+            "detectLocalMode: clustercidr",
+            "KubeProxyConfiguration.DetectLocalMode: Unsupported value: \"clustercidr\": supported values: \"ClusterCIDR\"",
+        ),
+    ];
+    for (fields, expected) in cases {
+        assert_eq!(load(fields).expect_err(fields), expected);
+    }
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once() {
+    let message = load("bindAddress: x\nhealthzBindAddress: y:0\nnodePortAddresses: [a, b]").unwrap_err();
+    let errors = [
+        "BindAddress: Invalid value: \"x\": not a valid textual representation of an IP address",
+        "HealthzBindAddress: Invalid value: \"y\": must be a valid IP",
+        "HealthzBindAddress: Invalid value: \"y:0\": must be a valid port",
+        "NodePortAddresses[0]: Invalid value: \"a\": must be a valid CIDR",
+        "NodePortAddresses[1]: Invalid value: \"b\": must be a valid CIDR",
+    ];
+    let errors: Vec<_> = errors.iter().map(|error| format!("KubeProxyConfiguration.{error}")).collect();
+    assert_eq!(message, format!("[{}]", errors.join(", ")));
+}
