@@ -11,3 +11,5 @@
 pub mod api;
 pub mod netns;
 pub mod objects;
+pub mod scale;
+pub mod traffic;

@@ -47,10 +47,7 @@ pub fn slice(namespace: &str, name: &str, service: &str) -> Slice {
 
 /// A Node with these pod CIDRs and internal addresses.
 pub fn node(name: &str, pod_cidrs: &[&str], addresses: &[&str]) -> Value {
-    let addresses: Vec<_> = addresses
-        .iter()
-        .map(|ip| json!({"type": "InternalIP", "address": ip}))
-        .collect();
+    let addresses: Vec<_> = addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
     json!({
         "apiVersion": "v1",
         "kind": "Node",
@@ -79,19 +76,14 @@ impl Service {
         }
         push(&mut spec["clusterIPs"], address.into());
         push(&mut spec["ipFamilies"], family(address).into());
-        spec["ipFamilyPolicy"] = if spec["clusterIPs"][1].is_null() {
-            "SingleStack"
-        } else {
-            "RequireDualStack"
-        }
-        .into();
+        spec["ipFamilyPolicy"] =
+            if spec["clusterIPs"][1].is_null() { "SingleStack" } else { "RequireDualStack" }.into();
         self
     }
 
     /// Makes it headless.
     pub fn headless(self) -> Self {
-        self.set("/spec/clusterIP", "None")
-            .set("/spec/clusterIPs", vec!["None"])
+        self.set("/spec/clusterIP", "None").set("/spec/clusterIPs", vec!["None"])
     }
 
     /// Adds a port. The protocol is spelt `TCP`, `UDP` or `SCTP`.
@@ -106,11 +98,7 @@ impl Service {
     /// Gives the port that was added last a NodePort, and the Service the type that goes with it.
     pub fn node_port(mut self, node_port: u16) -> Self {
         last(&mut self.0["spec"]["ports"])["nodePort"] = node_port.into();
-        if self.0["spec"]["type"] == "ClusterIP" {
-            self.set("/spec/type", "NodePort")
-        } else {
-            self
-        }
+        if self.0["spec"]["type"] == "ClusterIP" { self.set("/spec/type", "NodePort") } else { self }
     }
 
     /// Adds an external IP.
@@ -121,10 +109,7 @@ impl Service {
 
     /// Makes it of type LoadBalancer and adds a load balancer address.
     pub fn load_balancer_ip(mut self, address: &str) -> Self {
-        push(
-            &mut self.0["status"]["loadBalancer"]["ingress"],
-            json!({"ip": address, "ipMode": "VIP"}),
-        );
+        push(&mut self.0["status"]["loadBalancer"]["ingress"], json!({"ip": address, "ipMode": "VIP"}));
         self.set("/spec/type", "LoadBalancer")
     }
 
@@ -137,10 +122,7 @@ impl Service {
 impl Slice {
     /// Adds a port of all endpoints. The protocol is spelt `TCP`, `UDP` or `SCTP`.
     pub fn port(mut self, name: &str, protocol: &str, port: u16) -> Self {
-        push(
-            &mut self.0["ports"],
-            json!({"name": name, "protocol": protocol, "port": port}),
-        );
+        push(&mut self.0["ports"], json!({"name": name, "protocol": protocol, "port": port}));
         self
     }
 
@@ -150,10 +132,7 @@ impl Slice {
             self.0["addressType"] = family(address).into();
         }
         let conditions = json!({"ready": true, "serving": true, "terminating": false});
-        push(
-            &mut self.0["endpoints"],
-            json!({"addresses": [address], "conditions": conditions}),
-        );
+        push(&mut self.0["endpoints"], json!({"addresses": [address], "conditions": conditions}));
         self
     }
 
@@ -214,10 +193,7 @@ fn push(array: &mut Value, item: Value) {
 
 /// The last item of an array.
 fn last(array: &mut Value) -> &mut Value {
-    array
-        .as_array_mut()
-        .and_then(|items| items.last_mut())
-        .expect("nothing was added yet that this could be about")
+    array.as_array_mut().and_then(|items| items.last_mut()).expect("nothing was added yet that this could be about")
 }
 
 /// Sets a field; objects on the way to it are made if missing.
@@ -249,9 +225,7 @@ mod tests {
 
     #[test]
     fn set_makes_what_is_missing_and_reaches_into_arrays() {
-        let service = service("a", "b")
-            .port("", "TCP", 80)
-            .set("/spec/ports/0/targetPort", "web");
+        let service = service("a", "b").port("", "TCP", 80).set("/spec/ports/0/targetPort", "web");
         let service = Value::from(service.set("/metadata/labels/k8s.io~1x", ""));
         assert_eq!(service["spec"]["ports"][0]["targetPort"], "web");
         assert_eq!(service["metadata"]["labels"]["k8s.io/x"], "");

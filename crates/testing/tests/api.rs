@@ -33,11 +33,7 @@ impl Response {
         let event: Value = serde_json::from_str(&self.line()?).unwrap();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let metadata = &event["object"]["metadata"];
-        Some((
-            text(&event["type"]),
-            text(&metadata["name"]),
-            text(&metadata["resourceVersion"]),
-        ))
+        Some((text(&event["type"]), text(&metadata["name"]), text(&metadata["resourceVersion"])))
     }
 
     fn json(mut self) -> Value {
@@ -52,32 +48,20 @@ fn request(url: &str, path: &str, version: &str) -> std::io::Result<BufReader<Tc
     let address: SocketAddr = url.strip_prefix("http://").unwrap().parse().unwrap();
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(
-        stream,
-        "GET {path} HTTP/{version}\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )?;
+    write!(stream, "GET {path} HTTP/{version}\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     Ok(BufReader::new(stream))
 }
 
 fn get(api: &FakeApi, path: &str) -> Response {
     let mut body = request(&api.url(), path, "1.0").unwrap();
-    let mut lines = body
-        .by_ref()
-        .lines()
-        .map(Result::unwrap)
-        .take_while(|line| !line.is_empty());
+    let mut lines = body.by_ref().lines().map(Result::unwrap).take_while(|line| !line.is_empty());
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
     lines.for_each(drop);
     Response { status, body }
 }
 
 fn names(list: &Value) -> Vec<&str> {
-    list["items"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|item| item["metadata"]["name"].as_str().unwrap())
-        .collect()
+    list["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].as_str().unwrap()).collect()
 }
 
 fn event(kind: &str, name: &str, version: u64) -> Option<(String, String, String)> {
@@ -96,18 +80,12 @@ fn lists_come_in_pages_and_selected() {
 
     let selector = "labelSelector=!service.kubernetes.io/service-proxy-name&fieldSelector=spec.clusterIP!%3DNone";
     let first = get(&api, &format!("{SERVICES}?{selector}&limit=3")).json();
-    assert_eq!(
-        (names(&first), &first["kind"]),
-        (vec!["a", "b", "c"], &json!("ServiceList"))
-    );
+    assert_eq!((names(&first), &first["kind"]), (vec!["a", "b", "c"], &json!("ServiceList")));
     assert_eq!(first["metadata"]["resourceVersion"], "7");
     api.put(service("default", "aa"));
     let token = first["metadata"]["continue"].as_str().unwrap();
     let second = get(&api, &format!("{SERVICES}?{selector}&limit=3&continue={token}")).json();
-    assert_eq!(
-        (names(&second), &second["metadata"]),
-        (vec!["d"], &json!({"resourceVersion": "7"}))
-    );
+    assert_eq!((names(&second), &second["metadata"]), (vec!["d"], &json!({"resourceVersion": "7"})));
 
     let cached = get(&api, &format!("{SERVICES}?limit=1&resourceVersion=0")).json();
     assert_eq!(names(&cached).len(), 7);
@@ -124,10 +102,7 @@ fn a_node_is_found_by_name_and_by_field() {
     assert_eq!(get(&api, "/api/v1/nodes/one").json()["spec"]["podCIDR"], "10.1.0.0/24");
     let missing = get(&api, "/api/v1/nodes/three");
     assert_eq!((missing.status, &missing.json()["reason"]), (404, &json!("NotFound")));
-    assert_eq!(
-        names(&get(&api, "/api/v1/nodes?fieldSelector=metadata.name%3Dtwo").json()),
-        ["two"]
-    );
+    assert_eq!(names(&get(&api, "/api/v1/nodes?fieldSelector=metadata.name%3Dtwo").json()), ["two"]);
 }
 
 #[test]
@@ -135,10 +110,7 @@ fn a_watch_tells_what_came_changed_and_went() {
     let api = FakeApi::start().unwrap();
     api.put(service("default", "old"));
     api.put(service("default", "missed"));
-    let mut watch = get(
-        &api,
-        &format!("{SERVICES}?watch=true&resourceVersion=1&fieldSelector=spec.clusterIP!=None"),
-    );
+    let mut watch = get(&api, &format!("{SERVICES}?watch=true&resourceVersion=1&fieldSelector=spec.clusterIP!=None"));
     assert_eq!(watch.event(), event("ADDED", "missed", 2));
     api.put(service("default", "old").port("", "TCP", 80));
     assert_eq!(watch.event(), event("MODIFIED", "old", 3));
@@ -174,20 +146,14 @@ fn a_streamed_list_ends_with_a_marked_bookmark_where_enabled() {
     assert_eq!(watch.event(), event("ADDED", "a", 1));
     let bookmark: Value = serde_json::from_str(&watch.line().unwrap()).unwrap();
     assert_eq!(bookmark["type"], "BOOKMARK");
-    assert_eq!(
-        bookmark["object"]["metadata"]["annotations"],
-        json!({"k8s.io/initial-events-end": "true"})
-    );
+    assert_eq!(bookmark["object"]["metadata"]["annotations"], json!({"k8s.io/initial-events-end": "true"}));
 }
 
 #[test]
 fn bookmarks_go_to_those_who_asked() {
     let api = FakeApi::start().unwrap();
     api.put(service("default", "a"));
-    let mut with = get(
-        &api,
-        &format!("{SERVICES}?watch=true&resourceVersion=1&allowWatchBookmarks=true"),
-    );
+    let mut with = get(&api, &format!("{SERVICES}?watch=true&resourceVersion=1&allowWatchBookmarks=true"));
     let mut without = get(&api, &format!("{SERVICES}?watch=true&resourceVersion=1"));
     api.bookmark();
     assert_eq!(with.event(), event("BOOKMARK", "", 1));
@@ -202,10 +168,7 @@ fn bookmarks_go_to_those_who_asked() {
 fn a_watch_ends_at_its_timeout() {
     let api = FakeApi::start().unwrap();
     let started = Instant::now();
-    assert_eq!(
-        get(&api, &format!("{SERVICES}?watch=true&timeoutSeconds=1")).line(),
-        None
-    );
+    assert_eq!(get(&api, &format!("{SERVICES}?watch=true&timeoutSeconds=1")).line(), None);
     assert!(started.elapsed() >= Duration::from_secs(1));
 }
 
@@ -222,10 +185,7 @@ fn versions_expire_by_status_or_by_event() {
     api.compact(Expiry::Event);
     let mut answer = get(&api, &path);
     let event: Value = serde_json::from_str(&answer.line().unwrap()).unwrap();
-    assert_eq!(
-        (answer.status, &event["type"], &event["object"]["code"]),
-        (200, &json!("ERROR"), &json!(410))
-    );
+    assert_eq!((answer.status, &event["type"], &event["object"]["code"]), (200, &json!("ERROR"), &json!(410)));
     assert_eq!(answer.line(), None);
 
     api.put(service("default", "c"));
@@ -246,10 +206,7 @@ fn broken_watches_stop_in_the_middle() {
     // Whether the connection is reset or closed does not matter.
     body.read_to_end(&mut text).ok();
     let text = String::from_utf8(text).unwrap();
-    assert!(
-        text.contains("{garbage\n") && text.contains(r#"{"type":"MODIFIED","object":{"kind":"#),
-        "{text}"
-    );
+    assert!(text.contains("{garbage\n") && text.contains(r#"{"type":"MODIFIED","object":{"kind":"#), "{text}");
     assert!(!text.ends_with("0\r\n\r\n"), "the body must not end properly: {text}");
 }
 
@@ -259,10 +216,7 @@ fn down_it_refuses_and_up_it_remembers() {
     api.put(service("default", "a"));
     let mut watch = get(&api, &format!("{SERVICES}?watch=true&resourceVersion=1"));
     api.go_down();
-    assert!(
-        matches!(watch.body.read_line(&mut String::new()), Ok(0) | Err(_)),
-        "its watches broke off"
-    );
+    assert!(matches!(watch.body.read_line(&mut String::new()), Ok(0) | Err(_)), "its watches broke off");
     assert!(request(&api.url(), SERVICES, "1.0").is_err());
     api.go_down();
     api.put(service("default", "b"));
@@ -294,10 +248,7 @@ fn requests_fail_are_forbidden_or_slow_on_demand_and_all_are_recorded() {
     assert!(requests.is_sorted_by_key(|request| request.time));
     let last = requests.last().unwrap();
     let query = BTreeMap::from([("limit", "5"), ("labelSelector", "!a")].map(|(k, v)| (k.to_owned(), v.to_owned())));
-    assert_eq!(
-        (&*last.method, &*last.path, &last.query),
-        ("GET", "/api/v1/nodes", &query)
-    );
+    assert_eq!((&*last.method, &*last.path, &last.query), ("GET", "/api/v1/nodes", &query));
 }
 
 #[test]
@@ -305,9 +256,7 @@ fn waiting_ends_when_the_request_arrives() {
     let api = FakeApi::start().unwrap();
     thread::scope(|scope| {
         scope.spawn(|| get(&api, "/version").json());
-        api.wait_for_requests("a request for the version", |all| {
-            all.iter().any(|request| request.path == "/version")
-        });
+        api.wait_for_requests("a request for the version", |all| all.iter().any(|request| request.path == "/version"));
     });
 }
 
@@ -317,10 +266,7 @@ fn objects_may_be_of_any_shape() {
     api.put(json!({"kind": "Service", "metadata": {"name": "a", "labels": 7}, "spec": {"ports": "many"}}));
     api.put_raw(Resource::Services, "", "b", json!("no object"));
     let list = get(&api, SERVICES).json();
-    assert_eq!(
-        (&list["items"][0]["spec"]["ports"], &list["items"][1]),
-        (&json!("many"), &json!("no object"))
-    );
+    assert_eq!((&list["items"][0]["spec"]["ports"], &list["items"][1]), (&json!("many"), &json!("no object")));
 }
 
 #[test]

@@ -32,10 +32,7 @@ fn seen_source(server: &Namespace, address: IpAddr, client: &Namespace) -> IpAdd
 fn a_namespace_is_a_host_of_its_own() {
     let (a, b) = (Namespace::new("a").unwrap(), Namespace::new("b").unwrap());
     assert_ne!(a.id().unwrap(), b.id().unwrap());
-    assert_eq!(
-        a.sh("readlink /proc/self/ns/net").unwrap().trim(),
-        format!("net:[{}]", a.id().unwrap())
-    );
+    assert_eq!(a.sh("readlink /proc/self/ns/net").unwrap().trim(), format!("net:[{}]", a.id().unwrap()));
     let loopback: SocketAddr = "127.0.0.1:7".parse().unwrap();
     let _in_a = a.run(|| TcpListener::bind(loopback).unwrap());
     b.run(|| {
@@ -54,20 +51,14 @@ fn sysctls_are_those_of_the_namespace() {
     assert_eq!(namespace.run(read), "7\n");
     assert_eq!(read(), outside);
     let error = format!("{:#}", namespace.sysctl("net/no/such", "1").unwrap_err());
-    assert!(
-        error.contains("\"ttl\"") && error.contains("/proc/sys/net/no/such"),
-        "{error}"
-    );
+    assert!(error.contains("\"ttl\"") && error.contains("/proc/sys/net/no/such"), "{error}");
 }
 
 #[test]
 fn a_failing_command_is_named_with_its_message() {
     let namespace = Namespace::new("failing").unwrap();
     let error = namespace.ip("link set nosuch up").unwrap_err().to_string();
-    assert!(
-        error.contains("\"failing\"") && error.contains("`ip link set nosuch up`"),
-        "{error}"
-    );
+    assert!(error.contains("\"failing\"") && error.contains("`ip link set nosuch up`"), "{error}");
     assert!(error.contains("Cannot find device"), "{error}");
     let error = namespace.sh("no-such-program").unwrap_err().to_string();
     assert!(error.contains("a program is missing"), "{error}");
@@ -100,17 +91,10 @@ fn a_cluster_routes_between_pods_node_and_client() {
     let cluster = Cluster::new().unwrap();
     let (a, b) = (cluster.pod("a").unwrap(), cluster.pod("b").unwrap());
     for family in Family::ALL {
-        let (to_a, node, client) = (
-            a.address(family),
-            Cluster::node_address(family),
-            Cluster::client_address(family),
-        );
+        let (to_a, node, client) = (a.address(family), Cluster::node_address(family), Cluster::client_address(family));
         assert_eq!(seen_source(&a.namespace, to_a, &b.namespace), b.address(family));
         assert_eq!(seen_source(&a.namespace, to_a, &a.namespace), to_a);
-        assert_eq!(
-            seen_source(&a.namespace, to_a, &cluster.node),
-            Cluster::gateway_address(family)
-        );
+        assert_eq!(seen_source(&a.namespace, to_a, &cluster.node), Cluster::gateway_address(family));
         assert_eq!(seen_source(&a.namespace, to_a, &cluster.client), client);
         assert_eq!(seen_source(&cluster.node, node, &cluster.client), client);
         assert_eq!(seen_source(&cluster.node, node, &a.namespace), to_a);

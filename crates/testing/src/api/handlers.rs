@@ -32,19 +32,14 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         let path = resource.path();
         router = router.route(
             path,
-            get(
-                move |State(shared): State<Arc<Shared>>, Query(query): Query<Parameters>| async move {
-                    list_or_watch(resource, &shared, &query).await
-                },
-            ),
+            get(move |State(shared): State<Arc<Shared>>, Query(query): Query<Parameters>| async move {
+                list_or_watch(resource, &shared, &query).await
+            }),
         );
     }
     router
         .route(&format!("{}/{{name}}", Resource::Nodes.path()), get(node))
-        .route(
-            "/version",
-            get(async || Json(json!({"major": "1", "minor": "36", "gitVersion": "v1.36.0"}))),
-        )
+        .route("/version", get(async || Json(json!({"major": "1", "minor": "36", "gitVersion": "v1.36.0"}))))
         .fallback(async |request: HttpRequest| status::not_found(request.uri().path()))
         .layer(middleware::from_fn_with_state(shared.clone(), record))
         .with_state(shared)
@@ -60,22 +55,13 @@ async fn record(
     let failing = {
         let mut state = shared.lock();
         let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
-        state.requests.push(Request {
-            time: Instant::now(),
-            method,
-            path,
-            query,
-        });
+        state.requests.push(Request { time: Instant::now(), method, path, query });
         state.failing
     };
     shared.changed.notify_all();
     if failing {
-        return Failure::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "InternalError",
-            "the fake was told to fail",
-        )
-        .into_response();
+        return Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", "the fake was told to fail")
+            .into_response();
     }
     next.run(request).await
 }
@@ -86,9 +72,7 @@ async fn node(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Re
         return Err(status::forbidden(Resource::Nodes, "get"));
     }
     let object = state.store.object(Resource::Nodes, (String::new(), name.clone()));
-    object
-        .map(|object| Json(Value::clone(object)))
-        .ok_or_else(|| status::not_found(&format!("nodes {name:?}")))
+    object.map(|object| Json(Value::clone(object))).ok_or_else(|| status::not_found(&format!("nodes {name:?}")))
 }
 
 async fn list_or_watch(resource: Resource, shared: &Shared, query: &Parameters) -> Result<Response, Failure> {
@@ -141,14 +125,8 @@ fn watch(resource: Resource, shared: &Shared, selector: Selector, query: &Parame
         let message = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
         return Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message));
     }
-    let start = if version == 0 || initial_events {
-        Start::Now(initial_events)
-    } else {
-        Start::After(version)
-    };
-    let opened = state
-        .store
-        .watch(resource, selector, start, flag(query, "allowWatchBookmarks"));
+    let start = if version == 0 || initial_events { Start::Now(initial_events) } else { Start::After(version) };
+    let opened = state.store.watch(resource, selector, start, flag(query, "allowWatchBookmarks"));
     let events = match opened {
         Ok(events) => events,
         Err(TooOld { oldest }) if state.expiry == Expiry::Status => return Err(status::too_old(version, oldest)),
@@ -187,10 +165,7 @@ fn flag(query: &Parameters, name: &str) -> bool {
 fn number(query: &Parameters, name: &str) -> Result<Option<u64>, Failure> {
     match parameter(query, name) {
         "" => Ok(None),
-        text => text
-            .parse()
-            .map(Some)
-            .map_err(|_| Failure::bad_request(format!("{name}: {text:?} is not a number"))),
+        text => text.parse().map(Some).map_err(|_| Failure::bad_request(format!("{name}: {text:?} is not a number"))),
     }
 }
 

@@ -92,10 +92,7 @@ impl FakeApi {
     /// If the address cannot be had.
     pub fn start_at(address: SocketAddr) -> Result<Self> {
         let shared = Arc::<Shared>::default();
-        Ok(Self {
-            server: Server::start(address, shared.clone())?,
-            shared,
-        })
+        Ok(Self { server: Server::start(address, shared.clone())?, shared })
     }
 
     /// Its base URL, for `--master` or a client's configuration. Stays the same while it is down.
@@ -132,10 +129,7 @@ impl FakeApi {
         let resource = Resource::of(&object).unwrap_or_else(|| panic!("the fake API serves no {}", object["kind"]));
         let metadata = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
         let (namespace, name) = (metadata("namespace"), metadata("name"));
-        assert!(
-            !name.is_empty(),
-            "an object for the fake API has no metadata.name: {object}"
-        );
+        assert!(!name.is_empty(), "an object for the fake API has no metadata.name: {object}");
         let metadata = &mut object["metadata"];
         if metadata["uid"].is_null() {
             metadata["uid"] = format!("{}-{namespace}-{name}", resource.plural()).into();
@@ -148,10 +142,7 @@ impl FakeApi {
 
     /// Creates or replaces an object of any content, even without a usable `metadata`, under this name.
     pub fn put_raw(&self, resource: Resource, namespace: &str, name: &str, object: Value) {
-        self.shared
-            .lock()
-            .store
-            .put(resource, (namespace.to_owned(), name.to_owned()), object);
+        self.shared.lock().store.put(resource, (namespace.to_owned(), name.to_owned()), object);
     }
 
     /// Deletes an object and tells the watches; the namespace of Nodes and ServiceCIDRs is empty.
@@ -159,16 +150,8 @@ impl FakeApi {
     /// # Panics
     /// If there is no such object.
     pub fn delete(&self, resource: Resource, namespace: &str, name: &str) {
-        let existed = self
-            .shared
-            .lock()
-            .store
-            .delete(resource, (namespace.to_owned(), name.to_owned()));
-        assert!(
-            existed,
-            "the fake API has no {} {namespace}/{name} to delete",
-            resource.kind()
-        );
+        let existed = self.shared.lock().store.delete(resource, (namespace.to_owned(), name.to_owned()));
+        assert!(existed, "the fake API has no {} {namespace}/{name} to delete", resource.kind());
     }
 
     /// The resourceVersion of the last change.
@@ -194,9 +177,7 @@ impl FakeApi {
     /// # Panics
     /// If none is within 20 s.
     pub fn wait_for_watch(&self, resource: Resource) {
-        self.wait(&format!("a watch on {}", resource.plural()), |state| {
-            state.store.watch_count(resource) > 0
-        });
+        self.wait(&format!("a watch on {}", resource.plural()), |state| state.store.watch_count(resource) > 0);
     }
 
     /// Breaks all connections off, and refuses new ones until [`FakeApi::come_up`].
@@ -277,16 +258,9 @@ impl FakeApi {
 
     fn wait(&self, what: &str, mut condition: impl FnMut(&mut State) -> bool) {
         let state = self.shared.lock();
-        let waited = self
-            .shared
-            .changed
-            .wait_timeout_while(state, PATIENCE, |state| !condition(state));
+        let waited = self.shared.changed.wait_timeout_while(state, PATIENCE, |state| !condition(state));
         let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-        assert!(
-            !timeout.timed_out(),
-            "waited {PATIENCE:?} for {what}; requests so far: {:#?}",
-            state.requests
-        );
+        assert!(!timeout.timed_out(), "waited {PATIENCE:?} for {what}; requests so far: {:#?}", state.requests);
     }
 }
 

@@ -35,20 +35,13 @@ impl Selector {
             };
             let path = ["metadata", "labels", label].map(str::to_owned).to_vec();
             let known = !label.is_empty() && !label.contains([' ', '(', ')', '=', '!']);
-            known
-                .then_some(Requirement { path, test })
-                .ok_or_else(|| format!("unable to parse requirement: {term:?}"))
+            known.then_some(Requirement { path, test }).ok_or_else(|| format!("unable to parse requirement: {term:?}"))
         });
         let fields = terms(fields).map(|term| {
             let (path, test) = comparison(term).ok_or_else(|| format!("invalid field selector: {term:?}"))?;
-            Ok(Requirement {
-                path: path.split('.').map(str::to_owned).collect(),
-                test,
-            })
+            Ok(Requirement { path: path.split('.').map(str::to_owned).collect(), test })
         });
-        Ok(Self {
-            requirements: labels.chain(fields).collect::<Result<_, _>>()?,
-        })
+        Ok(Self { requirements: labels.chain(fields).collect::<Result<_, _>>()? })
     }
 
     pub(super) fn matches(&self, object: &Value) -> bool {

@@ -40,11 +40,7 @@ impl Server {
             .spawn(move || run(address, &shared, to_do, &done))
             .context("cannot start a thread for the fake API server")?;
         let address = next(&answers)?;
-        Ok(Self {
-            address,
-            orders,
-            answers: Mutex::new(answers),
-        })
+        Ok(Self { address, orders, answers: Mutex::new(answers) })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -52,8 +48,7 @@ impl Server {
     }
 
     pub(super) fn go_down(&self) {
-        self.order(Order::Down)
-            .expect("going down takes nothing that could be refused");
+        self.order(Order::Down).expect("going down takes nothing that could be refused");
     }
 
     pub(super) fn come_up(&self) -> Result<()> {
@@ -66,9 +61,7 @@ impl Server {
 
     fn order(&self, order: Order) -> Result<()> {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        self.orders
-            .send(order)
-            .context("the thread of the fake API server has ended")?;
+        self.orders.send(order).context("the thread of the fake API server has ended")?;
         next(&answers).map(drop)
     }
 }
@@ -117,10 +110,7 @@ fn run(
 
 /// Listens, in a task of a new runtime. The runtime works only while something blocks on it.
 fn listen(address: SocketAddr, shared: &Arc<Shared>) -> Result<(Runtime, SocketAddr)> {
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the fake API server")?;
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the fake API server")?;
     let refused = || format!("the fake API server cannot listen on {address}");
     let listener = runtime.block_on(TcpListener::bind(address)).with_context(refused)?;
     let address = listener.local_addr().with_context(refused)?;

@@ -17,11 +17,7 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            reason,
-            message: message.into(),
-        }
+        Self { code, reason, message: message.into() }
     }
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
@@ -49,11 +45,7 @@ impl IntoResponse for Failure {
 }
 
 pub(super) fn too_old(version: u64, oldest: u64) -> Failure {
-    Failure::new(
-        StatusCode::GONE,
-        "Expired",
-        format!("too old resource version: {version} ({oldest})"),
-    )
+    Failure::new(StatusCode::GONE, "Expired", format!("too old resource version: {version} ({oldest})"))
 }
 
 pub(super) fn forbidden(resource: Resource, verb: &str) -> Failure {

@@ -82,12 +82,7 @@ impl Store {
         set_version(&mut object, self.version);
         let object = Arc::new(object);
         let old = self.objects.insert((resource, key), object.clone());
-        self.publish(Change {
-            version: self.version,
-            resource,
-            old,
-            new: Some(object),
-        });
+        self.publish(Change { version: self.version, resource, old, new: Some(object) });
     }
 
     /// Whether there was such an object.
@@ -96,12 +91,7 @@ impl Store {
             return false;
         };
         self.version += 1;
-        self.publish(Change {
-            version: self.version,
-            resource,
-            old: Some(old),
-            new: None,
-        });
+        self.publish(Change { version: self.version, resource, old: Some(old), new: None });
         true
     }
 
@@ -120,11 +110,7 @@ impl Store {
         }
         let wanted =
             |(of, key): &(Resource, Key)| *of == resource && after.as_ref().is_none_or(|(_, after)| key > after);
-        let mut rest = self
-            .objects
-            .iter()
-            .filter(|(id, object)| wanted(id) && selector.matches(object))
-            .peekable();
+        let mut rest = self.objects.iter().filter(|(id, object)| wanted(id) && selector.matches(object)).peekable();
         let (mut items, mut last) = (Vec::new(), None);
         while let Some(((_, key), object)) = rest.next() {
             items.push(object.clone());
@@ -145,12 +131,7 @@ impl Store {
         bookmarks: bool,
     ) -> Result<mpsc::UnboundedReceiver<Chunk>, TooOld> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let watch = Watch {
-            resource,
-            selector,
-            bookmarks,
-            sender,
-        };
+        let watch = Watch { resource, selector, bookmarks, sender };
         match start {
             Start::Now(tell_end) => {
                 let objects = self.objects.iter().filter(|((of, _), _)| *of == resource);
@@ -163,10 +144,7 @@ impl Store {
             }
             Start::After(version) if version < self.oldest => return Err(TooOld { oldest: self.oldest }),
             Start::After(version) => {
-                self.log
-                    .iter()
-                    .filter(|change| change.version > version)
-                    .for_each(|change| watch.tell(change));
+                self.log.iter().filter(|change| change.version > version).for_each(|change| watch.tell(change));
             }
         }
         self.watches.push(watch);

@@ -56,11 +56,7 @@ impl Cluster {
         node.sysctl("net/ipv4/ip_forward", "1")?;
         node.sysctl("net/ipv6/conf/all/forwarding", "1")?;
         node.link("eth0", &client, "eth0")?;
-        let cluster = Self {
-            node,
-            client,
-            last_pod: AtomicU8::new(1),
-        };
+        let cluster = Self { node, client, last_pod: AtomicU8::new(1) };
         for family in Family::ALL {
             let (node, client) = (Self::node_address(family), Self::client_address(family));
             let length = if family == Family::V4 { 24 } else { 64 };
@@ -115,12 +111,10 @@ impl Cluster {
             let (address, gateway, interface) =
                 (pod.address(family), Self::gateway_address(family), &pod.node_interface);
             self.node.ip(&format!("address add {gateway} dev {interface}"))?;
-            self.node
-                .ip(&format!("route add {address} dev {interface} src {gateway}"))?;
+            self.node.ip(&format!("route add {address} dev {interface} src {gateway}"))?;
             pod.namespace.ip(&format!("address add {address} dev eth0"))?;
             pod.namespace.ip(&format!("route add {gateway} dev eth0"))?;
-            pod.namespace
-                .ip(&format!("route add default via {gateway} dev eth0 src {address}"))?;
+            pod.namespace.ip(&format!("route add default via {gateway} dev eth0 src {address}"))?;
         }
         Ok(pod)
     }

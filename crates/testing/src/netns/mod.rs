@@ -55,11 +55,7 @@ impl Namespace {
     /// # Errors
     /// If the kernel does not tell.
     pub fn id(&self) -> Result<u64> {
-        Ok(self
-            .handle
-            .metadata()
-            .context("cannot read the number of a network namespace")?
-            .ino())
+        Ok(self.handle.metadata().context("cannot read the number of a network namespace")?.ino())
     }
 
     /// A path that stands for it as long as it lives, for programs that take one: `nsenter --net=PATH`.
@@ -80,10 +76,7 @@ impl Namespace {
     /// A command that will run inside.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net={}", self.path().display()))
-            .arg("--")
-            .arg(program);
+        command.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
         command
     }
 
@@ -114,12 +107,7 @@ impl Namespace {
     pub fn sysctl(&self, parameter: &str, value: &str) -> Result<()> {
         // The kernel shows each thread the parameters of its own namespace.
         self.run(|| fs::write(format!("/proc/sys/{parameter}"), value))
-            .with_context(|| {
-                format!(
-                    "in namespace {:?}: cannot set /proc/sys/{parameter} to {value}",
-                    self.label
-                )
-            })
+            .with_context(|| format!("in namespace {:?}: cannot set /proc/sys/{parameter} to {value}", self.label))
     }
 
     /// Connects it to `peer` with a cable: an interface here and one named `peer_interface` there, both up.
@@ -129,9 +117,7 @@ impl Namespace {
     pub fn link(&self, interface: &str, peer: &Self, peer_interface: &str) -> Result<()> {
         let there = peer.path();
         let there = there.display();
-        self.ip(&format!(
-            "link add {interface} type veth peer name {peer_interface} netns {there}"
-        ))?;
+        self.ip(&format!("link add {interface} type veth peer name {peer_interface} netns {there}"))?;
         self.ip(&format!("link set {interface} up"))?;
         peer.ip(&format!("link set {peer_interface} up"))?;
         Ok(())
@@ -148,11 +134,7 @@ impl Namespace {
                 Some(127) => " (a program is missing; Debian packages: iproute2 for ip, nftables for nft)",
                 _ => "",
             };
-            bail!(
-                "in namespace {label:?}: `{shown}` failed, {}{hint}: {}",
-                output.status,
-                stderr.trim()
-            );
+            bail!("in namespace {label:?}: `{shown}` failed, {}{hint}: {}", output.status, stderr.trim());
         }
         String::from_utf8(output.stdout)
             .with_context(|| format!("in namespace {label:?}: `{shown}` printed what is not UTF-8"))
