@@ -1,7 +1,234 @@
-//! placeholder
-/// x
-pub struct Packet;
-/// x
-pub struct Tracer;
-/// x
-pub struct Fate;
+//! What a ruleset does to a packet.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use model::{Family, Protocol};
+use ruleset::{Comparison, Data, FakeChain, FakeTable, HookPoint, Name, Selector, Set, Statement, Verdict, Words};
+
+/// The first packet of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Packet {
+    /// Where it comes from. A packet from one of the node's own addresses was sent by the node.
+    pub source: IpAddr,
+    /// Where it goes.
+    pub destination: IpAddr,
+    /// Its transport protocol.
+    pub protocol: Protocol,
+    /// Its destination port.
+    pub port: u16,
+}
+
+/// What becomes of a packet. Where chance decides, each possibility is a fate of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    /// It arrives.
+    Delivered {
+        /// Where it arrives: at an endpoint, or where it was sent to.
+        to: SocketAddr,
+        /// Whether its source is an address of the node when it does.
+        masqueraded: bool,
+    },
+    /// It is answered with an ICMP error: clients see a refused connection.
+    Rejected,
+    /// It is lost without an answer.
+    Dropped,
+}
+
+/// Follows packets through the hooks of a table as the kernel would: same order, same verdicts, all random choices.
+#[derive(Clone, Copy, Debug)]
+pub struct Tracer<'a> {
+    table: &'a FakeTable,
+    node_addresses: &'a [IpAddr],
+}
+
+/// A packet on its way.
+#[derive(Clone, Copy, Debug)]
+struct Flow {
+    packet: Packet,
+    mark: u32,
+    translated: bool,
+    masqueraded: bool,
+}
+
+/// How a chain ended for a packet.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// The rules ran out.
+    Fallthrough(Flow),
+    /// A statement accepted the packet: the hook's other chains still see it.
+    Accepted(Flow),
+    /// It goes no further.
+    Stopped(Fate),
+}
+
+/// What a statement made of a packet.
+enum Step {
+    Next(Flow),
+    NoMatch,
+    Branch(Verdict),
+    Accept(Vec<Flow>),
+    Reject,
+}
+
+impl<'a> Tracer<'a> {
+    /// Traces in `table`, on a node with these addresses.
+    pub const fn new(table: &'a FakeTable, node_addresses: &'a [IpAddr]) -> Self {
+        Self { table, node_addresses }
+    }
+
+    /// All that can become of a packet.
+    pub fn trace(&self, packet: Packet) -> BTreeSet<Fate> {
+        let flow = Flow { packet, mark: 0, translated: false, masqueraded: false };
+        let mut fates = BTreeSet::new();
+        if self.is_local(packet.source) {
+            let sent = self.hook(HookPoint::Output, vec![flow], &mut fates);
+            let left = self.hook(HookPoint::Postrouting, sent, &mut fates);
+            let (to_self, away) = left.into_iter().partition(|flow| self.is_local(flow.packet.destination));
+            let received = self.hook(HookPoint::Input, to_self, &mut fates);
+            fates.extend(received.into_iter().chain(away).map(Flow::fate));
+        } else {
+            let routed = self.hook(HookPoint::Prerouting, vec![flow], &mut fates);
+            let (to_node, through) = routed.into_iter().partition(|flow| self.is_local(flow.packet.destination));
+            let received = self.hook(HookPoint::Input, to_node, &mut fates);
+            let forwarded = self.hook(HookPoint::Forward, through, &mut fates);
+            let left = self.hook(HookPoint::Postrouting, forwarded, &mut fates);
+            fates.extend(received.into_iter().chain(left).map(Flow::fate));
+        }
+        fates
+    }
+
+    /// Sends packets through the base chains of a hook, by priority, and returns those that come out.
+    fn hook(&self, point: HookPoint, mut flows: Vec<Flow>, fates: &mut BTreeSet<Fate>) -> Vec<Flow> {
+        let hooked = |chain: &&FakeChain| chain.chain.hook.is_some_and(|hook| hook.point == point);
+        let mut chains: Vec<_> = self.table.chains().values().filter(hooked).collect();
+        chains.sort_by_key(|chain| chain.chain.hook.map(|hook| hook.priority));
+        for chain in chains {
+            let ends = flows.into_iter().flat_map(|flow| self.chain(&chain.chain.name, flow));
+            flows = ends.filter_map(|end| end.survivor(fates)).collect();
+        }
+        flows
+    }
+
+    /// Runs a chain. A chain that does not exist lets everything pass, as nothing could have led to it.
+    fn chain(&self, name: &Name, flow: Flow) -> Vec<End> {
+        let Some(chain) = self.table.chains().get(name) else { return vec![End::Fallthrough(flow)] };
+        let mut flow = flow;
+        for rule in &chain.rules {
+            let mut current = flow;
+            for statement in &rule.statements {
+                match self.step(statement, current) {
+                    Step::Next(next) => current = next,
+                    Step::NoMatch => break,
+                    Step::Accept(flows) => return flows.into_iter().map(End::Accepted).collect(),
+                    Step::Reject => return vec![End::Stopped(Fate::Rejected)],
+                    Step::Branch(Verdict::Drop) => return vec![End::Stopped(Fate::Dropped)],
+                    Step::Branch(Verdict::Goto(target)) => return self.chain(&target, current),
+                    Step::Branch(Verdict::Jump(target)) => match self.chain(&target, current).as_slice() {
+                        [End::Fallthrough(back)] => current = *back,
+                        ends => return ends.to_vec(),
+                    },
+                }
+            }
+            // What a rule did to the packet before it ceased to match stays done.
+            flow = current;
+        }
+        vec![End::Fallthrough(flow)]
+    }
+
+    fn step(&self, statement: &Statement, flow: Flow) -> Step {
+        let matches = match statement {
+            Statement::Prefix { selector, comparison, prefix } => {
+                prefix.contains(&flow.address(*selector)) == (*comparison == Comparison::Is)
+            }
+            Statement::IsLocal(selector) => self.is_local(flow.address(*selector)),
+            Statement::NewConnection => true,
+            Statement::Translated => flow.translated,
+            Statement::HasMark(bits) => flow.mark & bits != 0,
+            Statement::InSet { key, set } => self.lookup(set, flow.key(key, 0)).is_some(),
+            Statement::VerdictMap { key, map } => {
+                return match self.lookup(map, flow.key(key, 0)) {
+                    Some(Data::Verdict(verdict)) => Step::Branch(verdict.clone()),
+                    _ => Step::NoMatch,
+                };
+            }
+            Statement::Dnat { key, map } => return self.translate(key, map, flow),
+            Statement::SetMark(bits) => return Step::Next(Flow { mark: flow.mark | bits, ..flow }),
+            Statement::FlipMark(bits) => return Step::Next(Flow { mark: flow.mark ^ bits, ..flow }),
+            Statement::Masquerade => return Step::Accept(vec![Flow { masqueraded: true, ..flow }]),
+            Statement::Reject => return Step::Reject,
+            Statement::Verdict(verdict) => return Step::Branch(verdict.clone()),
+        };
+        if matches { Step::Next(flow) } else { Step::NoMatch }
+    }
+
+    /// Every endpoint that chance may pick. A number without an endpoint leaves the packet as it is.
+    fn translate(&self, key: &[Selector], map: &Set, flow: Flow) -> Step {
+        let modulus = key.iter().find_map(|selector| match selector {
+            Selector::Random(modulus) => Some(modulus.get()),
+            _ => None,
+        });
+        let pick = |index| match self.lookup(map, flow.key(key, index)) {
+            Some(Data::Value(value)) => flow.translated_to(value),
+            _ => None,
+        };
+        Step::Accept((0..modulus.unwrap_or(1)).map(|index| pick(index).unwrap_or(flow)).collect())
+    }
+
+    fn lookup(&self, set: &Set, key: Words) -> Option<&Data> {
+        Some(&self.table.sets().get(&set.name)?.elements.get(&key)?.data)
+    }
+
+    fn is_local(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.node_addresses.contains(&address)
+    }
+}
+
+impl End {
+    /// The packet, if it is still on its way; its fate is recorded otherwise.
+    fn survivor(self, fates: &mut BTreeSet<Fate>) -> Option<Flow> {
+        match self {
+            Self::Fallthrough(flow) | Self::Accepted(flow) => Some(flow),
+            Self::Stopped(fate) => {
+                fates.insert(fate);
+                None
+            }
+        }
+    }
+}
+
+impl Flow {
+    const fn fate(self) -> Fate {
+        let to = SocketAddr::new(self.packet.destination, self.packet.port);
+        Fate::Delivered { to, masqueraded: self.masqueraded }
+    }
+
+    const fn address(&self, selector: Selector) -> IpAddr {
+        match selector {
+            Selector::SourceAddress => self.packet.source,
+            _ => self.packet.destination,
+        }
+    }
+
+    fn key(&self, selectors: &[Selector], random: u32) -> Words {
+        let packet = &self.packet;
+        let add = |words: ruleset::WordsBuilder, selector: &Selector| match selector {
+            Selector::SourceAddress => words.address(packet.source),
+            Selector::DestinationAddress => words.address(packet.destination),
+            Selector::Protocol => words.protocol(packet.protocol.number()),
+            Selector::DestinationPort => words.port(packet.port),
+            Selector::Random(_) => words.native(random),
+        };
+        selectors.iter().fold(Words::build(), add).finish()
+    }
+
+    fn translated_to(self, endpoint: &Words) -> Option<Self> {
+        let (address, port) = endpoint.as_bytes().split_last_chunk::<4>()?;
+        let destination = match Family::of(self.packet.destination) {
+            Family::V4 => IpAddr::from(<[u8; 4]>::try_from(address).ok()?),
+            Family::V6 => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(address).ok()?)),
+        };
+        let packet = Packet { destination, port: u16::from_be_bytes([port[0], port[1]]), ..self.packet };
+        Some(Self { packet, translated: true, ..self })
+    }
+}

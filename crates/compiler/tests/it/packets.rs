@@ -1,0 +1,311 @@
+//! What packets see: tables of cases over the packet tracer, after contract §5.7 and §12.1.
+
+use crate::world::{NODE, OUTSIDE, POD, World, ip, options, port, service, slice, tcp};
+use compiler::{NodePorts, Options};
+use model::{Family, PerFamily, Protocol, Service, ServicePort, TrafficPolicy, Update};
+
+const V4: Family = Family::V4;
+const NODE_IP: &str = NODE[0];
+const LB: &str = "5.6.7.8";
+const EXTERNAL: &str = "192.168.99.22";
+
+fn with_node_port(mut service: Service, number: u16) -> Service {
+    service.ports[0].node_port = Some(port(number));
+    service
+}
+
+/// A Service reachable in every way: ClusterIP, external IP, load balancer and NodePort 3001.
+fn everything(name: &str) -> Service {
+    let mut service = with_node_port(service(name, "172.30.0.41"), 3001);
+    service.external_ips = vec![ip(EXTERNAL)];
+    service.load_balancer_ips = vec![ip(LB)];
+    service
+}
+
+#[test]
+fn cluster_ip() {
+    World::new(options(V4))
+        .with([
+            Update::Service(service("one", "172.30.0.41")),
+            slice("one", 8080, &[("10.180.0.1", "l")]),
+            Update::Service(service("two", "172.30.0.42")),
+            slice("two", 80, &[("10.180.0.2", ""), ("10.180.0.3", "")]),
+        ])
+        .check(&[
+            (POD, "172.30.0.41", 80, "10.180.0.1:8080"),
+            ("10.180.0.1", "172.30.0.41", 80, "10.180.0.1:8080 masq"),
+            (POD, "172.30.0.42", 80, "10.180.0.2:80, 10.180.0.3:80"),
+            (OUTSIDE, "172.30.0.41", 80, "10.180.0.1:8080 masq"),
+            (NODE_IP, "172.30.0.41", 80, "10.180.0.1:8080 masq"),
+            (POD, "172.30.0.41", 81, "reject"),
+            (POD, "172.30.0.43", 80, "172.30.0.43:80"),
+            (POD, "10.180.0.2", 80, "10.180.0.2:80"),
+        ]);
+}
+
+#[test]
+fn one_port_number_of_three_protocols() {
+    let mut dns = service("dns", "172.30.0.10");
+    dns.ports = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+        .map(|protocol| ServicePort { name: protocol.to_string().into(), protocol, port: port(53), node_port: None })
+        .into();
+    let Update::Slice(mut endpoints) = slice("dns", 53, &[("10.180.0.9", "")]) else { unreachable!() };
+    let numbers = [(Protocol::Tcp, 5301), (Protocol::Udp, 5302), (Protocol::Sctp, 5303)];
+    endpoints.ports = numbers
+        .map(|(protocol, number)| model::SlicePort { name: protocol.to_string().into(), protocol, port: port(number) })
+        .into();
+    let world = World::new(options(V4)).with([Update::Service(dns), Update::Slice(endpoints)]);
+    for (protocol, number) in numbers {
+        assert_eq!(world.trace(POD, "172.30.0.10", protocol, 53), format!("10.180.0.9:{number}"));
+    }
+
+    let world = World::new(options(V4))
+        .with([Update::Service(service("web", "172.30.0.41")), slice("web", 80, &[("10.180.0.1", "")])]);
+    assert_eq!(world.trace(POD, "172.30.0.41", Protocol::Udp, 80), "reject");
+}
+
+#[test]
+fn without_endpoints_every_frontend_refuses() {
+    let world = World::new(options(V4)).with([Update::Service(everything("none"))]);
+    let refused = [
+        (POD, "172.30.0.41", 80),
+        (OUTSIDE, EXTERNAL, 80),
+        (POD, NODE_IP, 3001),
+        (OUTSIDE, NODE_IP, 3001),
+        (POD, LB, 80),
+        (OUTSIDE, LB, 80),
+        (NODE_IP, NODE_IP, 3001),
+        (NODE_IP, LB, 80),
+    ];
+    world.check(&refused.map(|(from, to, port)| (from, to, port, "reject")));
+}
+
+#[test]
+fn external_policy_cluster_masquerades() {
+    World::new(options(V4))
+        .with([Update::Service(everything("web")), slice("web", 80, &[("10.180.0.1", "l"), ("10.180.2.1", "")])])
+        .check(&[
+            (POD, "172.30.0.41", 80, "10.180.0.1:80, 10.180.2.1:80"),
+            (POD, EXTERNAL, 80, "10.180.0.1:80 masq, 10.180.2.1:80 masq"),
+            (OUTSIDE, EXTERNAL, 80, "10.180.0.1:80 masq, 10.180.2.1:80 masq"),
+            (POD, LB, 80, "10.180.0.1:80 masq, 10.180.2.1:80 masq"),
+            (OUTSIDE, LB, 80, "10.180.0.1:80 masq, 10.180.2.1:80 masq"),
+            (POD, NODE_IP, 3001, "10.180.0.1:80 masq, 10.180.2.1:80 masq"),
+            (OUTSIDE, NODE_IP, 3001, "10.180.0.1:80 masq, 10.180.2.1:80 masq"),
+            (NODE_IP, NODE_IP, 3001, "10.180.0.1:80 masq, 10.180.2.1:80 masq"),
+            // Ports of external addresses that no Service has are none of our business.
+            (OUTSIDE, LB, 81, "5.6.7.8:81"),
+            (OUTSIDE, NODE_IP, 3002, "192.168.0.2:3002"),
+        ]);
+}
+
+#[test]
+fn external_policy_local_keeps_the_source_and_the_node() {
+    let mut web = everything("web");
+    web.external_policy = TrafficPolicy::Local;
+    World::new(options(V4))
+        .with([Update::Service(web), slice("web", 80, &[("10.180.0.1", "l"), ("10.180.2.1", "")])])
+        .check(&[
+            (POD, "172.30.0.41", 80, "10.180.0.1:80, 10.180.2.1:80"),
+            (POD, EXTERNAL, 80, "10.180.0.1:80, 10.180.2.1:80"),
+            (OUTSIDE, EXTERNAL, 80, "10.180.0.1:80"),
+            (POD, LB, 80, "10.180.0.1:80, 10.180.2.1:80"),
+            (OUTSIDE, LB, 80, "10.180.0.1:80"),
+            (NODE_IP, LB, 80, "10.180.0.1:80 masq, 10.180.2.1:80 masq"),
+            (POD, NODE_IP, 3001, "10.180.0.1:80, 10.180.2.1:80"),
+            (OUTSIDE, NODE_IP, 3001, "10.180.0.1:80"),
+            (NODE_IP, NODE_IP, 3001, "10.180.0.1:80 masq, 10.180.2.1:80 masq"),
+        ]);
+}
+
+#[test]
+fn external_policy_local_without_local_endpoints_drops_strangers_only() {
+    let mut web = everything("web");
+    web.external_policy = TrafficPolicy::Local;
+    World::new(options(V4)).with([Update::Service(web), slice("web", 80, &[("10.180.2.1", "")])]).check(&[
+        (POD, "172.30.0.41", 80, "10.180.2.1:80"),
+        (POD, LB, 80, "10.180.2.1:80"),
+        (NODE_IP, LB, 80, "10.180.2.1:80 masq"),
+        (POD, NODE_IP, 3001, "10.180.2.1:80"),
+        (OUTSIDE, EXTERNAL, 80, "drop"),
+        (OUTSIDE, LB, 80, "drop"),
+        (OUTSIDE, NODE_IP, 3001, "drop"),
+    ]);
+}
+
+#[test]
+fn internal_policy_local() {
+    let world = |endpoints: &[(&str, &str)]| {
+        let mut web = service("web", "172.30.0.41");
+        web.internal_policy = TrafficPolicy::Local;
+        World::new(options(V4)).with([Update::Service(web), slice("web", 80, endpoints)])
+    };
+    let cases: [(&[(&str, &str)], &str); 4] = [
+        (&[("10.180.0.1", "l"), ("10.180.2.1", "")], "10.180.0.1:80"),
+        (&[("10.180.0.1", "l"), ("10.180.0.2", "l"), ("10.180.2.1", "")], "10.180.0.1:80, 10.180.0.2:80"),
+        (&[("10.180.2.1", "")], "drop"),
+        (&[], "reject"),
+    ];
+    for (endpoints, expected) in cases {
+        world(endpoints).check(&[(POD, "172.30.0.41", 80, expected)]);
+    }
+}
+
+/// Contract §12.1, TerminatingEndpointsTrafficPolicyLocal and -Cluster.
+#[test]
+fn terminating_endpoints_serve_where_no_other_does() {
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+    let check = |policy, cases: &[Case<'_>]| {
+        for (endpoints, inside, outside) in cases {
+            let mut web = everything("web");
+            web.external_policy = policy;
+            let mut world = World::new(options(V4)).with([Update::Service(web), slice("web", 80, endpoints)]);
+            world.check(&[(POD, "172.30.0.41", 80, inside), (OUTSIDE, LB, 80, outside)]);
+            world.apply([slice("web", 80, &[])]);
+            world.check(&[(POD, "172.30.0.41", 80, "reject"), (OUTSIDE, LB, 80, "reject")]);
+        }
+    };
+    let ready: &[_] = &[("10.0.1.1", "l"), ("10.0.1.2", "lt"), ("10.0.1.3", "ld"), ("10.0.1.4", ""), ("10.0.1.5", "t")];
+    let local_terminating: &[_] = &[("10.0.1.2", "lt"), ("10.0.1.3", "ld"), ("10.0.1.4", "")];
+    let remote_terminating: &[_] = &[("10.0.1.3", "ld"), ("10.0.1.5", "t")];
+    let unusable: &[_] = &[("10.0.1.3", "ld"), ("10.0.1.6", "-")];
+    check(
+        TrafficPolicy::Local,
+        &[
+            (ready, "10.0.1.1:80, 10.0.1.4:80", "10.0.1.1:80"),
+            (local_terminating, "10.0.1.4:80", "10.0.1.2:80"),
+            (remote_terminating, "10.0.1.5:80", "drop"),
+            (unusable, "reject", "reject"),
+        ],
+    );
+    check(
+        TrafficPolicy::Cluster,
+        &[
+            (ready, "10.0.1.1:80, 10.0.1.4:80", "10.0.1.1:80 masq, 10.0.1.4:80 masq"),
+            (&local_terminating[..2], "10.0.1.2:80", "10.0.1.2:80 masq"),
+            (remote_terminating, "10.0.1.5:80", "10.0.1.5:80 masq"),
+            (unusable, "reject", "reject"),
+        ],
+    );
+}
+
+#[test]
+fn node_ports_are_open_where_the_configuration_says() {
+    let at = |node_ports| {
+        World::new(Options { node_ports, ..options(V4) }).with([
+            Update::Service(with_node_port(service("web", "172.30.0.41"), 3001)),
+            slice("web", 80, &[("10.180.0.1", "")]),
+        ])
+    };
+    at(NodePorts::Only([ip(NODE[0])].into()))
+        .check(&[(OUTSIDE, NODE[0], 3001, "10.180.0.1:80 masq"), (OUTSIDE, NODE[1], 3001, "192.168.1.2:3001")]);
+    at(NodePorts::Only([ip(NODE[0]), ip(NODE[1])].into()))
+        .check(&[(OUTSIDE, NODE[0], 3001, "10.180.0.1:80 masq"), (OUTSIDE, NODE[1], 3001, "10.180.0.1:80 masq")]);
+    at(NodePorts::Any).check(&[
+        (OUTSIDE, NODE[0], 3001, "10.180.0.1:80 masq"),
+        (OUTSIDE, NODE[1], 3001, "10.180.0.1:80 masq"),
+        (NODE[0], "127.0.0.1", 3001, "127.0.0.1:3001"),
+        (OUTSIDE, "192.0.2.77", 3001, "192.0.2.77:3001"),
+    ]);
+}
+
+/// Contract §12.1, InternalExternalMasquerade: with and without a way to tell pods, with and without masqueradeAll.
+#[test]
+fn who_is_masqueraded() {
+    let world = |masquerade_all, knows_pods: bool| {
+        let options = options(V4);
+        let pod_cidr = options.pod_cidr.filter(|_| knows_pods);
+        let mut local = everything("local");
+        local.external_policy = TrafficPolicy::Local;
+        World::new(Options { masquerade_all, pod_cidr, ..options })
+            .with([Update::Service(local), slice("local", 80, &[("10.180.0.1", "l"), ("10.180.2.1", "")])])
+    };
+    let both = "10.180.0.1:80, 10.180.2.1:80";
+    let both_masq = "10.180.0.1:80 masq, 10.180.2.1:80 masq";
+    let local = "10.180.0.1:80";
+    // masqueradeAll, pods known: pod, node, outside to the ClusterIP; pod to the NodePort.
+    let expected = [
+        (false, true, [both, both_masq, both_masq, both]),
+        (false, false, [both, both, both, local]),
+        (true, true, [both_masq, both_masq, both_masq, both]),
+        (true, false, [both_masq, both_masq, both_masq, local]),
+    ];
+    for (all, knows_pods, [pod, node, outside, pod_to_node_port]) in expected {
+        world(all, knows_pods).check(&[
+            (POD, "172.30.0.41", 80, pod),
+            (NODE_IP, "172.30.0.41", 80, node),
+            (OUTSIDE, "172.30.0.41", 80, outside),
+            (POD, NODE_IP, 3001, pod_to_node_port),
+            (NODE_IP, NODE_IP, 3001, both_masq),
+            (OUTSIDE, NODE_IP, 3001, local),
+        ]);
+    }
+}
+
+#[test]
+fn ipv6_is_the_same() {
+    let mut web = with_node_port(service("web", "fd00:30::41"), 3001);
+    web.load_balancer_ips = vec![ip("2001:db8:5::8"), ip(LB)];
+    let world = World::new(options(Family::V6))
+        .with([Update::Service(web), slice("web", 8080, &[("fd00:10::1", "l"), ("fd00:10:2::1", "")])]);
+    let (pod, outside) = ("fd00:10::77", "2001:db8:9::9");
+    let both_masq = "[fd00:10::1]:8080 masq, [fd00:10:2::1]:8080 masq";
+    world.check(&[
+        (pod, "fd00:30::41", 80, "[fd00:10::1]:8080, [fd00:10:2::1]:8080"),
+        (outside, "fd00:30::41", 80, both_masq),
+        (outside, "2001:db8:5::8", 80, both_masq),
+        (outside, NODE[2], 3001, both_masq),
+        (outside, NODE[3], 3001, "[2001:db8:1::2]:3001"),
+        (pod, "fd00:30::41", 81, "reject"),
+    ]);
+}
+
+#[test]
+fn a_family_without_cluster_ip_is_left_alone() {
+    let mut web = everything("web");
+    web.cluster_ips = PerFamily { v4: None, v6: Some(ip("fd00:30::41")) };
+    World::new(options(V4))
+        .with([Update::Service(web), slice("web", 80, &[("10.180.0.1", "")])])
+        .check(&[(OUTSIDE, NODE_IP, 3001, "192.168.0.2:3001"), (OUTSIDE, LB, 80, "5.6.7.8:80")]);
+}
+
+#[test]
+fn the_older_service_owns_a_frontend_and_leaves_it_to_the_other() {
+    let claimant = |name: &str, cluster_ip: &str, created| {
+        let mut service = service(name, cluster_ip);
+        service.external_ips = vec![ip(EXTERNAL)];
+        service.created = created;
+        Update::Service(service)
+    };
+    let old = claimant("z-old", "172.30.0.41", 1);
+    let young = claimant("a-young", "172.30.0.42", 2);
+    let ends = [slice("z-old", 80, &[("10.180.0.1", "")]), slice("a-young", 80, &[("10.180.0.2", "")])];
+    for order in [[old.clone(), young.clone()], [young, old]] {
+        let mut world = World::new(options(V4));
+        for update in order {
+            world.apply([update]);
+        }
+        world.apply(ends.clone());
+        world.check(&[(OUTSIDE, EXTERNAL, 80, "10.180.0.1:80 masq"), (POD, "172.30.0.42", 80, "10.180.0.2:80")]);
+        let conflicts: Vec<_> = world.compiler.conflicts().map(|conflict| conflict.to_string()).collect();
+        assert_eq!(
+            conflicts,
+            ["192.168.99.22:80/tcp is claimed by ns/z-old:p80 and ns/a-young:p80: ns/z-old:p80 has it, because its \
+              Service is older or named first"]
+        );
+
+        world.apply([Update::ServiceGone(model::ServiceName::new("ns", "z-old"))]);
+        world.check(&[(OUTSIDE, EXTERNAL, 80, "10.180.0.2:80 masq"), (POD, "172.30.0.41", 80, "172.30.0.41:80")]);
+        assert_eq!(world.compiler.conflicts().count(), 0);
+    }
+}
+
+#[test]
+fn a_port_that_moves_to_another_number_leaves_the_old_one() {
+    let mut web = service("web", "172.30.0.41");
+    let mut world =
+        World::new(options(V4)).with([Update::Service(web.clone()), slice("web", 80, &[("10.180.0.1", "")])]);
+    web.ports = vec![tcp("p80", 8000)];
+    world.apply([Update::Service(web)]);
+    world.check(&[(POD, "172.30.0.41", 80, "reject"), (POD, "172.30.0.41", 8000, "10.180.0.1:80")]);
+}

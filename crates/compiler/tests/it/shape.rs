@@ -1,0 +1,77 @@
+//! What grows with what: chains, rules and sets with the configuration, elements with Services, changes with changes.
+
+use model::{Family, TrafficPolicy, Update};
+use ruleset::{FakeTable, Op};
+
+use crate::world::{World, ip, options, port, service, slice};
+
+/// How many chains, rules and sets a table has.
+fn objects(table: &FakeTable) -> (usize, usize, usize) {
+    let rules = table.chains().values().map(|chain| chain.rules.len()).sum();
+    (table.chains().len(), rules, table.sets().len())
+}
+
+/// So many Services of every kind, with one, two and three endpoints.
+fn services(count: u16) -> Vec<Update> {
+    let service = |n: u16| {
+        let [high, low] = n.to_be_bytes();
+        let name = format!("s{n}");
+        let mut service = service(&name, &format!("172.30.{high}.{low}"));
+        service.ports[0].node_port = Some(port(10_000 + n));
+        service.external_ips = vec![ip(&format!("5.6.{high}.{low}"))];
+        service.external_policy = if n % 2 == 0 { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
+        let endpoints = [("10.0.1.1", "l"), ("10.0.1.2", ""), ("10.0.1.3", "l")];
+        [Update::Service(service), slice(&name, 80, &endpoints[..usize::from(n % 4 / 2 + 1)])]
+    };
+    (0..count).flat_map(service).collect()
+}
+
+#[test]
+fn chains_rules_and_sets_do_not_grow_with_services() {
+    let few = World::new(options(Family::V4)).with(services(8));
+    let many = World::new(options(Family::V4)).with(services(2000));
+    assert_eq!(objects(few.table()), objects(many.table()));
+    let elements = |world: &World| world.table().sets().values().map(|set| set.elements.len()).sum::<usize>();
+    assert!(elements(&many) > 200 * elements(&few));
+}
+
+#[test]
+fn a_change_touches_only_its_own_elements() {
+    let mut world = World::new(options(Family::V4)).with(services(500));
+    let mut apply = |endpoints: &[(&str, &str)]| world.apply([slice("s3", 80, endpoints)]);
+    // s3 has three frontends: ClusterIP, external IP, NodePort.
+    apply(&[("10.0.9.1", ""), ("10.0.9.2", "")]);
+    let replaced = apply(&[("10.0.9.1", ""), ("10.0.9.3", "")]);
+    assert_eq!(replaced.len(), 3 * 2, "{replaced}");
+    let added = apply(&[("10.0.9.0", ""), ("10.0.9.1", ""), ("10.0.9.3", "")]);
+    let elements = |op: &&Op| matches!(op, Op::AddElements { .. } | Op::DeleteElements { .. });
+    assert_eq!(added.ops.iter().filter(elements).map(Op::len).sum::<usize>(), 3 * (1 + 2), "{added}");
+    let unready = apply(&[("10.0.9.0", ""), ("10.0.9.1", "-"), ("10.0.9.3", "")]);
+    assert_eq!(unready.len(), 3 * (2 + 1 + 2), "the last takes the place of the one that left: {unready}");
+}
+
+#[test]
+fn chains_that_nothing_needs_are_swept() {
+    let mut world = World::new(options(Family::V4));
+    let empty = objects(world.table());
+    world.apply(services(8));
+    assert!(objects(world.table()).0 > empty.0);
+    let gone = (0..8).map(|n| Update::ServiceGone(model::ServiceName::new("ns", format!("s{n}"))));
+    world.apply(gone);
+    let swept = world.compiler.sweep();
+    world.commit(&swept);
+    assert_eq!(objects(world.table()), empty);
+    assert!(world.compiler.sweep().is_empty());
+}
+
+#[test]
+fn output_is_deterministic() {
+    let transaction = |reverse: bool| {
+        let mut updates = services(50);
+        if reverse {
+            updates.reverse();
+        }
+        World::new(options(Family::V4)).apply(updates)
+    };
+    assert_eq!(transaction(false), transaction(true));
+}
