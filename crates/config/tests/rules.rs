@@ -6,10 +6,10 @@ use config::{Config, LocalTraffic, LogFormat, NodePortAddresses};
 use model::PerFamily;
 
 fn load(fields: &str) -> Result<Config, String> {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a temporary folder");
     let file = directory.path().join("config.conf");
     let header = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n";
-    std::fs::write(&file, format!("{header}{fields}\n")).unwrap();
+    std::fs::write(&file, format!("{header}{fields}\n")).expect("a file in a temporary folder");
     let prefix = format!("{} is not valid: ", file.display());
     Config::load(&file).map(|(config, _)| config).map_err(|error| {
         let message = error.to_string();

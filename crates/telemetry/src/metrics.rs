@@ -1,0 +1,289 @@
+//! Metrics under kube-proxy's names (contract §9), and a few of our own.
+
+mod register;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use model::Family;
+use prometheus::{GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
+
+use self::register::Register;
+
+const FAMILY: &str = "ip_family";
+
+/// All metrics of the process, in a registry of their own. There is a method for each event; what is measured of it,
+/// and under which names, is decided here. A metric with labels appears with its first event.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    syncs: Syncs,
+    changes: Changes,
+    kernel: Kernel,
+    healthz: IntCounterVec,
+    livez: IntCounterVec,
+    object_problems: IntCounterVec,
+    watch_failures: IntCounterVec,
+    frontends_in_conflict: IntGaugeVec,
+}
+
+#[derive(Debug)]
+struct Syncs {
+    duration: HistogramVec,
+    full_duration: HistogramVec,
+    partial_duration: HistogramVec,
+    last: GaugeVec,
+    last_queued: GaugeVec,
+    programming: HistogramVec,
+}
+
+#[derive(Debug)]
+struct Changes {
+    endpoints_pending: IntGauge,
+    endpoints_total: IntCounter,
+    services_pending: IntGauge,
+    services_total: IntCounter,
+}
+
+#[derive(Debug)]
+struct Kernel {
+    commit_duration: HistogramVec,
+    operations: IntCounterVec,
+    sync_failures: IntCounterVec,
+    cleanup_failures: IntCounterVec,
+}
+
+/// How much a sync looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncKind {
+    /// Everything.
+    Full,
+    /// What had changed.
+    Partial,
+}
+
+/// A metric could not be registered, which is a mistake in this program.
+pub type MetricsError = prometheus::Error;
+
+impl Metrics {
+    /// Registers all metrics.
+    ///
+    /// # Errors
+    /// Two have the same name, or one has a malformed name: a mistake in this program, found at its start.
+    pub fn new() -> Result<Self, MetricsError> {
+        let registry = Registry::new();
+        let register = Register(&registry);
+        register.process()?;
+        register.build_info(env!("CARGO_PKG_VERSION"))?;
+        Ok(Self {
+            syncs: Syncs::new(&register)?,
+            changes: Changes::new(&register)?,
+            kernel: Kernel::new(&register)?,
+            healthz: register.counters(
+                "kubeproxy_proxy_healthz_total",
+                "[ALPHA] Answers of /healthz by HTTP status code",
+                "code",
+            )?,
+            livez: register.counters(
+                "kubeproxy_proxy_livez_total",
+                "[ALPHA] Answers of /livez by HTTP status code",
+                "code",
+            )?,
+            object_problems: register.counters(
+                "slipstream_object_problems_total",
+                "Objects, or parts of objects, that were left out because they are malformed, by kind",
+                "kind",
+            )?,
+            watch_failures: register.counters(
+                "slipstream_watch_failures_total",
+                "Lists and watches that failed and were started anew, by resource",
+                "resource",
+            )?,
+            frontends_in_conflict: register.gauges(
+                "slipstream_frontends_in_conflict",
+                "Frontends that more than one Service claims, so that only one of them is reachable there",
+                FAMILY,
+            )?,
+            registry,
+        })
+    }
+
+    /// A sync was asked for, or the sync loop started.
+    pub fn sync_queued(&self, family: Family, at: SystemTime) {
+        self.syncs.last_queued.with_label_values(&[family.label()]).set(unix_seconds(at));
+    }
+
+    /// A sync took `elapsed` and succeeded: the kernel has all changes of the family now.
+    pub fn synced(&self, family: Family, kind: SyncKind, elapsed: Duration, at: SystemTime) {
+        self.syncs.ran(family, kind, elapsed);
+        self.syncs.last.with_label_values(&[family.label()]).set(unix_seconds(at));
+        self.changes.endpoints_pending.set(0);
+        self.changes.services_pending.set(0);
+    }
+
+    /// A sync took `elapsed`, and the kernel refused its transaction.
+    pub fn sync_failed(&self, family: Family, kind: SyncKind, elapsed: Duration) {
+        self.syncs.ran(family, kind, elapsed);
+        self.kernel.sync_failures.with_label_values(&[family.label()]).inc();
+    }
+
+    /// Objects that were not needed any more could not be removed from the kernel.
+    pub fn cleanup_failed(&self, family: Family) {
+        self.kernel.cleanup_failures.with_label_values(&[family.label()]).inc();
+    }
+
+    /// A change reached the kernel so long after it had been made at the API server.
+    pub fn programmed(&self, family: Family, latency: Duration) {
+        self.syncs.programming.with_label_values(&[family.label()]).observe(latency.as_secs_f64());
+    }
+
+    /// A Service was added, changed or removed, and so many Services wait to be synced now.
+    pub fn service_changed(&self, pending: usize) {
+        self.changes.services_total.inc();
+        self.changes.services_pending.set(gauge(pending));
+    }
+
+    /// An EndpointSlice was added, changed or removed, and so many changed ones wait to be synced now.
+    pub fn endpoints_changed(&self, pending: usize) {
+        self.changes.endpoints_total.inc();
+        self.changes.endpoints_pending.set(gauge(pending));
+    }
+
+    /// The kernel took `elapsed` for a transaction of so many operations.
+    pub fn committed(&self, family: Family, operations: usize, elapsed: Duration) {
+        self.kernel.commit_duration.with_label_values(&[family.label()]).observe(elapsed.as_secs_f64());
+        self.kernel.operations.with_label_values(&[family.label()]).inc_by(operations as u64);
+    }
+
+    /// So many frontends are claimed by more than one Service now.
+    pub fn frontends_in_conflict(&self, family: Family, count: usize) {
+        self.frontends_in_conflict.with_label_values(&[family.label()]).set(gauge(count));
+    }
+
+    /// An object of this kind was malformed, in whole or in part. Static, so that no object can make up a label.
+    pub fn object_problem(&self, kind: &'static str) {
+        self.object_problems.with_label_values(&[kind]).inc();
+    }
+
+    /// A list or watch of this resource failed.
+    pub fn watch_failed(&self, resource: &'static str) {
+        self.watch_failures.with_label_values(&[resource]).inc();
+    }
+
+    /// `/healthz` answered with this HTTP status code.
+    pub fn healthz_answered(&self, code: u16) {
+        self.healthz.with_label_values(&[&code.to_string()]).inc();
+    }
+
+    /// `/livez` answered with this HTTP status code.
+    pub fn livez_answered(&self, code: u16) {
+        self.livez.with_label_values(&[&code.to_string()]).inc();
+    }
+
+    /// The content type of [`render`](Self::render).
+    pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+    /// All metrics in the text format of Prometheus, sorted by name.
+    pub fn render(&self) -> String {
+        // The encoder refuses families without a name or a metric, which a registry does not return.
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap_or_else(|error| format!("# metrics cannot be written: {error}\n"))
+    }
+}
+
+impl Syncs {
+    fn new(register: &Register<'_>) -> Result<Self, MetricsError> {
+        let durations = |name, help| register.histograms(name, help, register::sync_buckets()?);
+        Ok(Self {
+            duration: durations(
+                "kubeproxy_sync_proxy_rules_duration_seconds",
+                "[ALPHA] How long syncs took, in seconds",
+            )?,
+            full_duration: durations(
+                "kubeproxy_sync_full_proxy_rules_duration_seconds",
+                "[ALPHA] How long syncs of everything took, in seconds",
+            )?,
+            partial_duration: durations(
+                "kubeproxy_sync_partial_proxy_rules_duration_seconds",
+                "[ALPHA] How long syncs of what had changed took, in seconds",
+            )?,
+            last: register.float_gauges(
+                "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+                "[ALPHA] When the last sync succeeded, in seconds since 1970",
+            )?,
+            last_queued: register.float_gauges(
+                "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
+                "[ALPHA] When a sync was last asked for, in seconds since 1970",
+            )?,
+            programming: register.histograms(
+                "kubeproxy_network_programming_duration_seconds",
+                "[ALPHA] From a change of a Service or its pods to the rules being in place, in seconds",
+                register::programming_buckets(),
+            )?,
+        })
+    }
+
+    fn ran(&self, family: Family, kind: SyncKind, elapsed: Duration) {
+        let of_kind = match kind {
+            SyncKind::Full => &self.full_duration,
+            SyncKind::Partial => &self.partial_duration,
+        };
+        for histogram in [&self.duration, of_kind] {
+            histogram.with_label_values(&[family.label()]).observe(elapsed.as_secs_f64());
+        }
+    }
+}
+
+impl Changes {
+    fn new(register: &Register<'_>) -> Result<Self, MetricsError> {
+        Ok(Self {
+            endpoints_pending: register.gauge(
+                "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
+                "[ALPHA] Changed EndpointSlices that the rules do not have yet",
+            )?,
+            endpoints_total: register
+                .counter("kubeproxy_sync_proxy_rules_endpoint_changes_total", "[ALPHA] Changes of EndpointSlices")?,
+            services_pending: register.gauge(
+                "kubeproxy_sync_proxy_rules_service_changes_pending",
+                "[ALPHA] Changed Services that the rules do not have yet",
+            )?,
+            services_total: register
+                .counter("kubeproxy_sync_proxy_rules_service_changes_total", "[ALPHA] Changes of Services")?,
+        })
+    }
+}
+
+impl Kernel {
+    fn new(register: &Register<'_>) -> Result<Self, MetricsError> {
+        Ok(Self {
+            commit_duration: register.histograms(
+                "slipstream_kernel_commit_duration_seconds",
+                "How long the kernel took for a transaction, in seconds",
+                register::commit_buckets(),
+            )?,
+            operations: register.counters(
+                "slipstream_transaction_operations_total",
+                "Operations in the transactions that the kernel has taken",
+                FAMILY,
+            )?,
+            sync_failures: register.counters(
+                "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
+                "[ALPHA] Syncs whose transaction the kernel refused",
+                FAMILY,
+            )?,
+            cleanup_failures: register.counters(
+                "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total",
+                "[ALPHA] Removals of unneeded objects that the kernel refused",
+                FAMILY,
+            )?,
+        })
+    }
+}
+
+fn unix_seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
