@@ -1,1 +1,26 @@
 //! Commits transactions to the kernel's nf_tables through libnftnl and libmnl.
+//!
+//! [`NfTables`] is the kernel as a [`ruleset::Kernel`]: it turns a transaction into one batch of messages, sends them with
+//! one system call, and reads what the kernel says about each. [`Committer`] runs it on a thread of its own, because the
+//! kernel works inside that call, from a tenth of a millisecond to seconds.
+//!
+//! Tables, chains and rules are libnftnl's objects. Sets and their elements, which the `nftnl` crate has no complete types
+//! for, and of which there may be hundreds of thousands, are written straight into the batch. Everything is written the way
+//! `nft` itself would, so that administrators can read the result with any `nft` (`tests/bytecode.rs` compares).
+
+mod attributes;
+mod batch;
+mod bytecode;
+mod committer;
+mod elements;
+mod encode;
+mod expression;
+mod nf_tables;
+mod outcome;
+mod reply;
+mod sets;
+mod socket;
+mod uapi;
+
+pub use committer::{Committer, Reply};
+pub use nf_tables::{NfTables, OpenError};

@@ -1,0 +1,273 @@
+//! Statements as expressions of the kernel's virtual machine, exactly as `nft` compiles them.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use nftnl::nftnl_sys::{self as sys, libc};
+use ruleset::{Comparison, Family, Field, Name, Selector, Statement, Verdict};
+
+use crate::expression::{Expr, Value};
+use crate::uapi;
+
+/// Why a statement has no meaning in a table of some family.
+pub(crate) type Senseless = &'static str;
+
+/// The expressions of a statement.
+pub(crate) fn compile(statement: &Statement, family: Family) -> Result<Vec<Expr>, Senseless> {
+    Ok(match statement {
+        Statement::Prefix { selector, comparison, prefix } => compare_prefix(*selector, *comparison, *prefix, family)?,
+        Statement::IsLocal(selector) => is_local(*selector)?,
+        Statement::NewConnection => has_bits(load_ct(libc::NFT_CT_STATE), uapi::CT_STATE_NEW),
+        Statement::Translated => has_bits(load_ct(libc::NFT_CT_STATUS), uapi::IPS_DST_NAT),
+        Statement::HasMark(bits) => has_bits(load_meta(libc::NFT_META_MARK, Register::FIRST), *bits),
+        Statement::InSet { key, set } => look_up(key, &set.name, None, family),
+        Statement::VerdictMap { key, map } => look_up(key, &map.name, Some(Register::VERDICT), family),
+        Statement::Dnat { key, map } => {
+            let mut expressions = look_up(key, &map.name, Some(Register::FIRST), family);
+            expressions.push(dnat(family));
+            expressions
+        }
+        Statement::SetMark(bits) => change_mark(!bits, *bits),
+        Statement::FlipMark(bits) => change_mark(u32::MAX, *bits),
+        Statement::Masquerade => {
+            vec![Expr::new(c"masq").with(sys::NFTNL_EXPR_MASQ_FLAGS, uapi::NF_NAT_RANGE_PROTO_RANDOM_FULLY)]
+        }
+        Statement::Reject => vec![reject(family)],
+        Statement::Verdict(verdict) => vec![decide(verdict)],
+    })
+}
+
+/// A register as expressions name it.
+///
+/// The kernel's registers are 32 bits each, but the old names for four at once are still in use: `nft` writes 1 to 4 for
+/// the first of each four (`NFT_REG_1`...), 8 and up for all others (`NFT_REG32_00`...).
+#[derive(Clone, Copy)]
+struct Register(u32);
+
+impl Register {
+    const VERDICT: Self = Self(libc::NFT_REG_VERDICT.cast_unsigned());
+    const FIRST: Self = Self::at(0);
+
+    /// The one after `words` words of 32 bits.
+    const fn at(words: u32) -> Self {
+        if words.is_multiple_of(4) {
+            Self(libc::NFT_REG_1.cast_unsigned() + words / 4)
+        } else {
+            Self(libc::NFT_REG32_00.cast_unsigned() + words)
+        }
+    }
+}
+
+impl From<Register> for Value {
+    fn from(register: Register) -> Self {
+        Self::U32(register.0)
+    }
+}
+
+fn compare_prefix(
+    selector: Selector,
+    comparison: Comparison,
+    prefix: IpNet,
+    family: Family,
+) -> Result<Vec<Expr>, Senseless> {
+    if !matches!(selector, Selector::SourceAddress | Selector::DestinationAddress) {
+        return Err("only an address can be compared with a prefix");
+    }
+    if usize::from(prefix.max_prefix_len()) != family.address_len() * 8 {
+        return Err("the prefix is not of the table's address family");
+    }
+    let network = prefix.network();
+    let length = usize::from(prefix.prefix_len());
+    // A prefix of whole bytes needs no mask: only those bytes are loaded.
+    if length > 0 && length.is_multiple_of(8) {
+        let bytes = length / 8;
+        return Ok(vec![load_address(selector, family, bytes), compare(comparison, Value::address(network, bytes))]);
+    }
+    let all = family.address_len();
+    let none = match family {
+        Family::Ip => IpAddr::from([0; 4]),
+        Family::Ip6 => IpAddr::from([0; 16]),
+    };
+    Ok(vec![
+        load_address(selector, family, all),
+        combine(all, Value::address(prefix.netmask(), all), Value::address(none, all)),
+        compare(comparison, Value::address(network, all)),
+    ])
+}
+
+fn is_local(selector: Selector) -> Result<Vec<Expr>, Senseless> {
+    let flags = match selector {
+        Selector::SourceAddress => uapi::NFTA_FIB_F_SADDR,
+        Selector::DestinationAddress => uapi::NFTA_FIB_F_DADDR,
+        _ => return Err("only an address can be local"),
+    };
+    let address_type = Expr::new(c"fib")
+        .with(sys::NFTNL_EXPR_FIB_FLAGS, flags)
+        .with(sys::NFTNL_EXPR_FIB_RESULT, uapi::NFT_FIB_RESULT_ADDRTYPE)
+        .with(sys::NFTNL_EXPR_FIB_DREG, Register::FIRST);
+    Ok(vec![address_type, compare(Comparison::Is, Value::native(u32::from(libc::RTN_LOCAL)))])
+}
+
+/// Goes on if any of `bits` is set in what `load` puts into the first register.
+fn has_bits(load: Expr, bits: u32) -> Vec<Expr> {
+    vec![load, combine(4, Value::native(bits), Value::native(0)), compare(Comparison::IsNot, Value::native(0))]
+}
+
+fn change_mark(and: u32, xor: u32) -> Vec<Expr> {
+    vec![
+        load_meta(libc::NFT_META_MARK, Register::FIRST),
+        combine(4, Value::native(and), Value::native(xor)),
+        Expr::new(c"meta")
+            .with(sys::NFTNL_EXPR_META_KEY, libc::NFT_META_MARK)
+            .with(sys::NFTNL_EXPR_META_SREG, Register::FIRST),
+    ]
+}
+
+/// Loads the key into one register after the other and looks it up.
+fn look_up(key: &[Selector], set: &Name, result: Option<Register>, family: Family) -> Vec<Expr> {
+    let mut words = 0;
+    let mut expressions: Vec<_> = key
+        .iter()
+        .map(|selector| {
+            let register = Register::at(words);
+            words += (field(*selector).padded_len(family) / 4) as u32;
+            load(*selector, register, family)
+        })
+        .collect();
+    let lookup =
+        Expr::new(c"lookup").with(sys::NFTNL_EXPR_LOOKUP_SREG, Register::FIRST).with(sys::NFTNL_EXPR_LOOKUP_SET, set);
+    expressions.push(match result {
+        Some(register) => lookup.with(sys::NFTNL_EXPR_LOOKUP_DREG, register),
+        None => lookup,
+    });
+    expressions
+}
+
+/// The kind of value that a selector gives.
+const fn field(selector: Selector) -> Field {
+    match selector {
+        Selector::SourceAddress | Selector::DestinationAddress => Field::Address,
+        Selector::Protocol => Field::Protocol,
+        Selector::DestinationPort => Field::Port,
+        Selector::Random(_) => Field::Index,
+    }
+}
+
+fn load(selector: Selector, register: Register, family: Family) -> Expr {
+    match selector {
+        Selector::SourceAddress | Selector::DestinationAddress => {
+            let (base, offset) = (libc::NFT_PAYLOAD_NETWORK_HEADER, address_offset(selector, family));
+            load_payload(base, offset, family.address_len(), register)
+        }
+        Selector::Protocol => load_meta(libc::NFT_META_L4PROTO, register),
+        // The destination port is the second 16-bit field of TCP, UDP and SCTP alike.
+        Selector::DestinationPort => load_payload(libc::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, register),
+        Selector::Random(modulus) => Expr::new(c"numgen")
+            .with(sys::NFTNL_EXPR_NG_DREG, register)
+            .with(sys::NFTNL_EXPR_NG_MODULUS, modulus.get())
+            .with(sys::NFTNL_EXPR_NG_TYPE, libc::NFT_NG_RANDOM)
+            .with(sys::NFTNL_EXPR_NG_OFFSET, 0u32),
+    }
+}
+
+fn load_address(selector: Selector, family: Family, bytes: usize) -> Expr {
+    let offset = address_offset(selector, family);
+    load_payload(libc::NFT_PAYLOAD_NETWORK_HEADER, offset, bytes, Register::FIRST)
+}
+
+/// Where an address is in the header of IPv4 (RFC 791, 3.1) or IPv6 (RFC 8200, 3): the destination after the source.
+fn address_offset(selector: Selector, family: Family) -> u32 {
+    let source = match family {
+        Family::Ip => 12,
+        Family::Ip6 => 8,
+    };
+    match selector {
+        Selector::SourceAddress => source,
+        _ => source + family.address_len() as u32,
+    }
+}
+
+fn load_payload(base: libc::c_int, offset: u32, bytes: usize, register: Register) -> Expr {
+    Expr::new(c"payload")
+        .with(sys::NFTNL_EXPR_PAYLOAD_DREG, register)
+        .with(sys::NFTNL_EXPR_PAYLOAD_BASE, base)
+        .with(sys::NFTNL_EXPR_PAYLOAD_OFFSET, offset)
+        .with(sys::NFTNL_EXPR_PAYLOAD_LEN, bytes as u32)
+}
+
+fn load_meta(key: libc::c_int, register: Register) -> Expr {
+    Expr::new(c"meta").with(sys::NFTNL_EXPR_META_KEY, key).with(sys::NFTNL_EXPR_META_DREG, register)
+}
+
+fn load_ct(key: libc::c_int) -> Expr {
+    Expr::new(c"ct").with(sys::NFTNL_EXPR_CT_KEY, key).with(sys::NFTNL_EXPR_CT_DREG, Register::FIRST)
+}
+
+fn compare(comparison: Comparison, with: Value) -> Expr {
+    let operator = match comparison {
+        Comparison::Is => libc::NFT_CMP_EQ,
+        Comparison::IsNot => libc::NFT_CMP_NEQ,
+    };
+    Expr::new(c"cmp")
+        .with(sys::NFTNL_EXPR_CMP_SREG, Register::FIRST)
+        .with(sys::NFTNL_EXPR_CMP_OP, operator)
+        .with(sys::NFTNL_EXPR_CMP_DATA, with)
+}
+
+/// `register = (register & and) ^ xor`, of so many bytes.
+fn combine(bytes: usize, and: Value, xor: Value) -> Expr {
+    Expr::new(c"bitwise")
+        .with(sys::NFTNL_EXPR_BITWISE_SREG, Register::FIRST)
+        .with(sys::NFTNL_EXPR_BITWISE_DREG, Register::FIRST)
+        .with(sys::NFTNL_EXPR_BITWISE_LEN, bytes as u32)
+        .with(sys::NFTNL_EXPR_BITWISE_MASK, and)
+        .with(sys::NFTNL_EXPR_BITWISE_XOR, xor)
+}
+
+/// Translates to the address and port that a lookup left in the first registers.
+fn dnat(family: Family) -> Expr {
+    let port = Register::at((family.address_len() / 4) as u32);
+    Expr::new(c"nat")
+        .with(sys::NFTNL_EXPR_NAT_TYPE, libc::NFT_NAT_DNAT)
+        .with(sys::NFTNL_EXPR_NAT_FAMILY, protocol_family(family) as u32)
+        .with(sys::NFTNL_EXPR_NAT_REG_ADDR_MIN, Register::FIRST)
+        .with(sys::NFTNL_EXPR_NAT_REG_PROTO_MIN, port)
+}
+
+fn reject(family: Family) -> Expr {
+    let code = match family {
+        Family::Ip => uapi::ICMP_PORT_UNREACH,
+        Family::Ip6 => uapi::ICMPV6_PORT_UNREACH,
+    };
+    Expr::new(c"reject")
+        .with(sys::NFTNL_EXPR_REJECT_TYPE, libc::NFT_REJECT_ICMP_UNREACH)
+        .with(sys::NFTNL_EXPR_REJECT_CODE, code)
+}
+
+fn decide(verdict: &Verdict) -> Expr {
+    let (code, chain) = verdict_code(verdict);
+    let immediate = Expr::new(c"immediate")
+        .with(sys::NFTNL_EXPR_IMM_DREG, Register::VERDICT)
+        .with(sys::NFTNL_EXPR_IMM_VERDICT, code);
+    match chain {
+        Some(chain) => immediate.with(sys::NFTNL_EXPR_IMM_CHAIN, chain),
+        None => immediate,
+    }
+}
+
+/// The kernel's number for a verdict, and the chain that belongs to it.
+pub(crate) const fn verdict_code(verdict: &Verdict) -> (i32, Option<&Name>) {
+    match verdict {
+        Verdict::Drop => (libc::NF_DROP, None),
+        Verdict::Goto(chain) => (libc::NFT_GOTO, Some(chain)),
+        Verdict::Jump(chain) => (libc::NFT_JUMP, Some(chain)),
+    }
+}
+
+/// The kernel's number for a family.
+pub(crate) const fn protocol_family(family: Family) -> nftnl::ProtoFamily {
+    match family {
+        Family::Ip => nftnl::ProtoFamily::Ipv4,
+        Family::Ip6 => nftnl::ProtoFamily::Ipv6,
+    }
+}

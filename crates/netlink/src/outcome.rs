@@ -1,0 +1,97 @@
+//! What became of a transaction, by the kernel's answers.
+
+use std::io;
+
+use ruleset::{CommitError, Rejection, Transaction};
+
+use crate::encode::{Contents, Part, elements};
+use crate::reply::{MESSAGE_HEADER, Reply};
+
+/// All that the kernel answered to a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    pub(crate) replies: Vec<Reply>,
+    /// Why there may have been more.
+    pub(crate) lost: Option<io::Error>,
+}
+
+/// The length of `struct nfgenmsg`.
+const NETFILTER_HEADER: usize = 4;
+
+/// Decides whether a transaction was committed.
+///
+/// It was if the last message was acknowledged and none failed. Any error means that nothing was: the kernel checks the
+/// messages that follow a failed one, to report those that fail too, and gives up then (`nfnetlink_rcv_batch`,
+/// net/netfilter/nfnetlink.c). What refuses the batch as a whole is reported as about the message that begins it, or,
+/// at the very end, about the first operation, which then has been acknowledged also.
+pub(crate) fn judge(answers: Answers, contents: &Contents, transaction: &Transaction) -> Result<(), CommitError> {
+    let part = |reply: &Reply| {
+        let index = reply.sequence.checked_sub(contents.first)?;
+        contents.parts.get(index as usize)
+    };
+    let last = contents.first + contents.parts.len() as u32 - 1;
+    let acknowledged = |sequence| {
+        let mut replies = answers.replies.iter();
+        replies.any(|reply| reply.errno == 0 && reply.sequence == sequence)
+    };
+    let mut rejections = Vec::new();
+    for reply in answers.replies.iter().filter(|reply| reply.errno != 0) {
+        let whole = reply.sequence == contents.first && acknowledged(contents.first);
+        match part(reply) {
+            // Memory ran out while the kernel worked on the batch or on its answers, which no operation is to blame for.
+            Some(part) if !whole && reply.errno != libc::ENOMEM => {
+                rejections.push(rejection(reply, part, transaction));
+            }
+            _ => return Err(refused(io::Error::from_raw_os_error(reply.errno), transaction)),
+        }
+    }
+    if !rejections.is_empty() {
+        return Err(CommitError::Rejected { rejections });
+    }
+    if answers.lost.is_none() && acknowledged(last) {
+        return Ok(());
+    }
+    let nothing = || io::Error::new(io::ErrorKind::UnexpectedEof, "the last operation was not acknowledged");
+    Err(CommitError::Unknown { table: table(transaction), source: answers.lost.unwrap_or_else(nothing) })
+}
+
+/// The error of a transaction that the kernel refused as a whole.
+pub(crate) fn refused(source: io::Error, transaction: &Transaction) -> CommitError {
+    let advice = match source.raw_os_error() {
+        Some(libc::EPERM) => "give this process the capability NET_ADMIN",
+        Some(libc::EOPNOTSUPP | libc::EINVAL) => "load the kernel module nf_tables, or use a kernel that has it",
+        // The kernel's ERESTART, which it keeps from other system calls.
+        Some(ERESTART) => "another program changed the ruleset meanwhile: try again",
+        Some(libc::ENOMEM | libc::ENOBUFS) => "the node is out of memory: free some",
+        Some(libc::EMSGSIZE) => "it is larger than netlink can carry at once: send it in parts",
+        _ => "compare the kernel's version with those that are supported",
+    };
+    CommitError::Refused { table: table(transaction), advice, source }
+}
+
+const ERESTART: i32 = 85;
+
+fn rejection(reply: &Reply, part: &Part, transaction: &Transaction) -> Rejection {
+    let op = &transaction.ops[part.op];
+    let element = reply
+        .offset
+        .and_then(|offset| offset.checked_sub(MESSAGE_HEADER + NETFILTER_HEADER))
+        .and_then(|offset| elements(transaction, part)?.at(offset));
+    let (operation, element) = match (&part.elements, element) {
+        (Some(range), Some(element)) => {
+            let element = range.start + element;
+            (transaction.display_element(op, element).to_string(), Some(element))
+        }
+        (Some(range), None) => {
+            let first = transaction.display_element(op, range.start);
+            let others = range.len() - 1;
+            (format!("{first} or one of the {others} elements after it"), None)
+        }
+        (None, _) => (transaction.display(op).to_string(), None),
+    };
+    Rejection { operation, position: (part.op, element), source: io::Error::from_raw_os_error(reply.errno) }
+}
+
+fn table(transaction: &Transaction) -> String {
+    format!("{} {}", transaction.family, transaction.table)
+}

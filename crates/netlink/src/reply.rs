@@ -1,0 +1,162 @@
+//! What the kernel answers.
+
+use crate::uapi;
+
+/// The kernel's answer to one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reply {
+    /// The sequence number of the message.
+    pub(crate) sequence: u32,
+    /// 0 if it is an acknowledgement, else the error.
+    pub(crate) errno: i32,
+    /// Where in the message the error is: how many bytes after its start.
+    pub(crate) offset: Option<usize>,
+}
+
+/// An answer is not what netlink's answers look like.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Malformed;
+
+/// The length of `struct nlmsghdr`.
+pub(crate) const MESSAGE_HEADER: usize = 16;
+
+/// Decodes a datagram. Messages in it that answer nothing are left out.
+///
+/// After one that is malformed there is nothing more.
+pub(crate) fn decode(datagram: &[u8]) -> impl Iterator<Item = Result<Reply, Malformed>> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            let Some((message, after)) = split(rest, 4, MESSAGE_HEADER) else {
+                rest = &[];
+                return Some(Err(Malformed));
+            };
+            rest = after;
+            match u16_at(message, 4).map(i32::from) {
+                Some(libc::NLMSG_ERROR) => return Some(decode_error(message).ok_or(Malformed)),
+                _ => continue,
+            }
+        }
+        None
+    })
+}
+
+/// Decodes a message with an error or an acknowledgement: header, number, the header of the message it is about, that
+/// message unless it was left out, and attributes.
+fn decode_error(message: &[u8]) -> Option<Reply> {
+    const ATTRIBUTES: usize = 2 * MESSAGE_HEADER + 4;
+    let flags = u16_at(message, 6)?;
+    let sequence = u32_at(message, 8)?;
+    let errno = u32_at(message, MESSAGE_HEADER)?.cast_signed().checked_neg()?;
+    let length = u32_at(message, MESSAGE_HEADER + 4)? as usize;
+    let mut attributes = message.get(ATTRIBUTES..)?;
+    if flags & uapi::NLM_F_ACK_TLVS == 0 {
+        attributes = &[];
+    } else if flags & uapi::NLM_F_CAPPED == 0 {
+        let quoted = length.checked_sub(MESSAGE_HEADER)?.checked_next_multiple_of(4)?;
+        attributes = attributes.get(quoted..)?;
+    }
+    let mut offset = None;
+    while !attributes.is_empty() {
+        let (attribute, after) = split(attributes, 2, 4)?;
+        attributes = after;
+        if u16_at(attribute, 2)? & uapi::NLA_TYPE_MASK == uapi::NLMSGERR_ATTR_OFFS {
+            offset = Some(u32_at(attribute, 4)? as usize);
+        }
+    }
+    Some(Reply { sequence, errno, offset })
+}
+
+/// Splits off what has its length in its first `length_bytes` bytes, at least `header`; the padding after it is dropped.
+fn split(bytes: &[u8], length_bytes: usize, header: usize) -> Option<(&[u8], &[u8])> {
+    let length = match length_bytes {
+        2 => usize::from(u16_at(bytes, 0)?),
+        _ => u32_at(bytes, 0)? as usize,
+    };
+    if length < header {
+        return None;
+    }
+    let (item, _) = bytes.split_at_checked(length)?;
+    let after = bytes.get(length.checked_next_multiple_of(4)?..).unwrap_or_default();
+    Some((item, after))
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(errno: i32, flags: u16, tail: &[u8]) -> Vec<u8> {
+        let mut message = Vec::new();
+        message.extend_from_slice(&(36 + tail.len() as u32).to_ne_bytes());
+        message.extend_from_slice(&(libc::NLMSG_ERROR as u16).to_ne_bytes());
+        message.extend_from_slice(&flags.to_ne_bytes());
+        message.extend_from_slice(&7u32.to_ne_bytes());
+        message.extend_from_slice(&[0; 4]);
+        message.extend_from_slice(&(-errno).to_ne_bytes());
+        message.extend_from_slice(&24u32.to_ne_bytes());
+        message.extend_from_slice(&[0; 12]);
+        message.extend_from_slice(tail);
+        message
+    }
+
+    fn attribute(kind: u16, value: u32) -> Vec<u8> {
+        [&8u16.to_ne_bytes()[..], &kind.to_ne_bytes(), &value.to_ne_bytes()].concat()
+    }
+
+    fn decoded(datagram: &[u8]) -> Vec<Result<Reply, Malformed>> {
+        decode(datagram).collect()
+    }
+
+    #[test]
+    fn an_acknowledgement_and_errors_with_and_without_a_place() {
+        let capped = uapi::NLM_F_CAPPED | uapi::NLM_F_ACK_TLVS;
+        let quoted = [vec![1; 8], attribute(uapi::NLMSGERR_ATTR_OFFS, 80)].concat();
+        let datagram = [
+            error(0, uapi::NLM_F_CAPPED, &[]),
+            error(17, capped, &[attribute(1, 0), attribute(uapi::NLMSGERR_ATTR_OFFS, 64)].concat()),
+            error(2, uapi::NLM_F_ACK_TLVS, &quoted),
+            error(2, 0, &[1; 8]),
+        ];
+        let reply = |errno, offset| Ok(Reply { sequence: 7, errno, offset });
+        assert_eq!(
+            decoded(&datagram.concat()),
+            [reply(0, None), reply(17, Some(64)), reply(2, Some(80)), reply(2, None)]
+        );
+    }
+
+    #[test]
+    fn truncated_at_every_byte() {
+        let whole = error(17, uapi::NLM_F_CAPPED | uapi::NLM_F_ACK_TLVS, &attribute(2, 64));
+        assert!(decoded(&whole)[0].is_ok());
+        for length in 1..whole.len() {
+            // As the datagram ends early, and as the message claims to.
+            assert_eq!(decoded(&whole[..length]), [Err(Malformed)], "{length} bytes");
+            let mut shorter = whole[..length].to_vec();
+            if length >= 4 {
+                shorter[..4].copy_from_slice(&(length as u32).to_ne_bytes());
+            }
+            // All but the attribute may be left out.
+            assert_eq!(decoded(&shorter)[0].is_ok(), length == 36, "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn any_byte_may_have_any_value() {
+        let whole = error(17, uapi::NLM_F_ACK_TLVS, &[vec![1; 8], attribute(2, 64)].concat());
+        for at in 0..whole.len() {
+            for value in 0..=u8::MAX {
+                let mut changed = whole.clone();
+                changed[at] = value;
+                assert!(decoded(&changed).len() <= 2);
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Constants of the kernel's interface that the `libc` crate does not have, by their names in
+//! include/uapi/linux/netfilter/nf_tables.h, and those of `nft`'s annotations.
+
+pub(crate) const NFTA_TABLE_USERDATA: u16 = 6;
+pub(crate) const NFTA_CHAIN_USERDATA: u16 = 12;
+pub(crate) const NFTA_RULE_USERDATA: u16 = 7;
+
+pub(crate) const NFTA_SET_TABLE: u16 = 1;
+pub(crate) const NFTA_SET_NAME: u16 = 2;
+pub(crate) const NFTA_SET_FLAGS: u16 = 3;
+pub(crate) const NFTA_SET_KEY_TYPE: u16 = 4;
+pub(crate) const NFTA_SET_KEY_LEN: u16 = 5;
+pub(crate) const NFTA_SET_DATA_TYPE: u16 = 6;
+pub(crate) const NFTA_SET_DATA_LEN: u16 = 7;
+pub(crate) const NFTA_SET_ID: u16 = 10;
+pub(crate) const NFTA_SET_USERDATA: u16 = 13;
+
+pub(crate) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+pub(crate) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+pub(crate) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+
+pub(crate) const NFTA_LIST_ELEM: u16 = 1;
+
+pub(crate) const NFTA_SET_ELEM_KEY: u16 = 1;
+pub(crate) const NFTA_SET_ELEM_DATA: u16 = 2;
+pub(crate) const NFTA_SET_ELEM_USERDATA: u16 = 6;
+
+pub(crate) const NFTA_DATA_VALUE: u16 = 1;
+pub(crate) const NFTA_DATA_VERDICT: u16 = 2;
+
+pub(crate) const NFTA_VERDICT_CODE: u16 = 1;
+pub(crate) const NFTA_VERDICT_CHAIN: u16 = 2;
+
+/// The data type of a verdict map.
+pub(crate) const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
+
+/// How many bytes of annotations an object may have.
+pub(crate) const NFT_USERDATA_MAXLEN: usize = 256;
+
+/// How many expressions a rule may have (`NFT_RULE_MAXEXPRS`, net/netfilter/nf_tables_api.c).
+pub(crate) const NFT_RULE_MAXEXPRS: usize = 128;
+
+/// Flags of an `fib` expression, and its result.
+pub(crate) const NFTA_FIB_F_SADDR: u32 = 1;
+pub(crate) const NFTA_FIB_F_DADDR: u32 = 2;
+pub(crate) const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
+
+/// `fully-random` (include/uapi/linux/netfilter/nf_nat.h).
+pub(crate) const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 1 << 4;
+
+/// `ct state new`: `NF_CT_STATE_BIT(IP_CT_NEW)` (include/uapi/linux/netfilter/nf_conntrack_common.h).
+pub(crate) const CT_STATE_NEW: u32 = 1 << 3;
+/// `ct status dnat`: `IPS_DST_NAT`, same file.
+pub(crate) const IPS_DST_NAT: u32 = 1 << 5;
+
+/// ICMP and ICMPv6 codes of "port unreachable".
+pub(crate) const ICMP_PORT_UNREACH: u8 = 3;
+pub(crate) const ICMPV6_PORT_UNREACH: u8 = 4;
+
+/// Flags of an answer, and the attributes that may follow one (include/uapi/linux/netlink.h).
+pub(crate) const NLM_F_CAPPED: u16 = 0x100;
+pub(crate) const NLM_F_ACK_TLVS: u16 = 0x200;
+pub(crate) const NLMSGERR_ATTR_OFFS: u16 = 2;
+/// The bits of an attribute's type that are its number.
+pub(crate) const NLA_TYPE_MASK: u16 = 0x3fff;
+pub(crate) const NLA_F_NESTED: u16 = 1 << 15;
+
+/// A comment, among the annotations of a table, chain, rule or element (libnftnl's udata.h).
+pub(crate) const UDATA_COMMENT: u8 = 0;
+/// Annotations of sets, same file.
+pub(crate) const UDATA_SET_KEYBYTEORDER: u8 = 0;
+pub(crate) const UDATA_SET_DATABYTEORDER: u8 = 1;
+pub(crate) const UDATA_SET_KEY_TYPEOF: u8 = 3;
+pub(crate) const UDATA_SET_DATA_TYPEOF: u8 = 4;
+pub(crate) const UDATA_SET_DATA_INTERVAL: u8 = 6;
+pub(crate) const UDATA_SET_COMMENT: u8 = 7;
