@@ -19,7 +19,7 @@ fn services(count: u16) -> Vec<Update> {
         let mut service = service(&name, &format!("172.30.{high}.{low}"));
         service.ports[0].node_port = Some(port(10_000 + n));
         service.external_ips = vec![ip(&format!("5.6.{high}.{low}"))];
-        service.external_policy = if n % 2 == 0 { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
+        service.external_policy = if n.is_multiple_of(2) { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
         let endpoints = [("10.0.1.1", "l"), ("10.0.1.2", ""), ("10.0.1.3", "l")];
         [Update::Service(service), slice(&name, 80, &endpoints[..usize::from(n % 4 / 2 + 1)])]
     };
