@@ -1,1 +1,0 @@
-//! Measurements against kube-proxy's ruleset shape.

@@ -1,0 +1,68 @@
+//! Our side: model, compiler and netlink, as the proxy runs them.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Result;
+use compiler::{Compiler, Mark, NodePorts, Options};
+use model::{Family, State, Update};
+use netlink::NfTables;
+use ruleset::{CommitReport, Kernel};
+use testing::scale::Scale;
+
+use crate::stats::{Figures, peak_rss_mib};
+
+/// How many changes of each kind are timed.
+const CHANGES: u32 = 500;
+
+struct Proxy {
+    state: State,
+    compiler: Compiler,
+    kernel: NfTables,
+}
+
+pub(crate) fn measure(services: u32, endpoints: u32) -> Result<Figures> {
+    let scale = Scale::new(services + CHANGES, endpoints);
+    let options = Options {
+        family: Family::V4,
+        mark: Mark::default(),
+        masquerade_all: false,
+        pod_cidr: Some(model::parse_prefix("10.128.0.0/9")?),
+        node_ports: NodePorts::Any,
+    };
+    let mut proxy =
+        Proxy { state: State::new(SystemTime::now()), compiler: Compiler::new(options), kernel: NfTables::open()? };
+    Scale::new(services, endpoints).updates().for_each(|update| proxy.state.apply(update));
+    proxy.state.take_changes();
+
+    let start = Instant::now();
+    let all = proxy.compiler.compile_all(&proxy.state);
+    let report = proxy.kernel.commit(&all)?;
+    let cold_sync = start.elapsed();
+    drop(all);
+
+    let mut changes = Vec::new();
+    for n in 0..CHANGES {
+        // Spread over all Services, so that no part of a map stays warm.
+        let mut slice = scale.slice(n * (services / CHANGES).max(1) % services);
+        if let IpAddr::V4(address) = &mut slice.endpoints[0].address {
+            *address = (u32::from(*address) | 0x0040_0000).into();
+        }
+        changes.push(proxy.change([Update::Slice(slice)])?.0);
+        let added = services + n;
+        changes.push(proxy.change([Update::Slice(scale.slice(added)), Update::Service(scale.service(added))])?.0);
+    }
+    Ok(Figures::new(cold_sync, report.kernel, changes, peak_rss_mib()?))
+}
+
+impl Proxy {
+    /// Takes in a change and commits it.
+    fn change(&mut self, updates: impl IntoIterator<Item = Update>) -> Result<(Duration, CommitReport)> {
+        let start = Instant::now();
+        updates.into_iter().for_each(|update| self.state.apply(update));
+        let changes = self.state.take_changes();
+        let transaction = self.compiler.compile(&self.state, &changes.services);
+        let report = self.kernel.commit(&transaction)?;
+        Ok((start.elapsed(), report))
+    }
+}
