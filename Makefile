@@ -1,0 +1,62 @@
+# Every task starts here, for people and for CI alike. `make help` lists them.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup need-root need-cargo build demo test lint unit bench
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+# Under sudo, the Rust of the user who called it, unless root has one.
+export PATH := $(PATH):/root/.cargo/bin
+ifneq ($(SUDO_USER),)
+  SUDO_HOME := $(shell getent passwd '$(SUDO_USER)' | cut -d: -f6)
+  ifeq ($(shell command -v cargo),)
+    export PATH := $(PATH):$(SUDO_HOME)/.cargo/bin
+    export CARGO_HOME ?= $(SUDO_HOME)/.cargo
+    export RUSTUP_HOME ?= $(SUDO_HOME)/.rustup
+  endif
+endif
+
+# Debian packages: to build (C libraries and what finds them), and to test (network namespaces, nft as the judge).
+PACKAGES := gcc libc6-dev pkg-config libnftnl-dev libmnl-dev nftables iproute2 util-linux procps time
+
+help: ## This list.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@echo "demo, test and bench need root: sudo make ..."
+
+demo: need-root setup ## Services at work on a made-up node: network namespaces, real packets.
+	cargo build --quiet --release -p proxy -p e2e
+	target/release/demo --manifests config/demo
+
+test: need-root setup lint unit ## Everything that CI runs.
+
+bench: need-root setup ## Cold sync and single changes at 1k, 10k and 30k Services, against kube-proxy's shape.
+	cargo build --quiet --release -p benches
+	target/release/scale
+
+build: setup ## The kube-proxy binary, in target/release.
+	cargo build --release -p proxy
+
+lint: need-cargo ## Format and clippy.
+	cargo fmt --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+unit: need-cargo
+	cargo build --quiet -p proxy
+	cargo test --workspace --quiet
+
+setup: need-cargo ## Installs what is missing, where apt-get is at hand.
+	@missing=$$(for package in $(PACKAGES); do \
+	    dpkg-query --show --showformat '$${Status}' "$$package" 2>/dev/null | grep -q 'ok installed' || echo "$$package"; done); \
+	if [ -n "$$missing" ]; then \
+	    command -v apt-get >/dev/null || { echo "install these packages, by your system's names:" $$missing >&2; exit 1; }; \
+	    [ "$$(id -u)" = 0 ] || { echo "missing packages: run 'sudo make setup' to install" $$missing >&2; exit 1; }; \
+	    echo "installing" $$missing; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+
+need-root:
+	@[ "$$(id -u)" = 0 ] || { echo "this makes network namespaces and nftables rules: run it as root, 'sudo make ...'" >&2; exit 1; }
+
+need-cargo:
+	@command -v cargo >/dev/null || { echo "cargo is not on the PATH: install Rust 1.95 or later first" >&2; exit 1; }
