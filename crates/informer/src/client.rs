@@ -30,10 +30,13 @@ pub enum ClientError {
     },
     /// There is no kubeconfig, and this is not a pod with a service account.
     #[error(
-        "no kubeconfig is given and this is not a pod with a service account ({0}): set clientConnection.kubeconfig or \
+        "no kubeconfig is given and this is not a pod with a service account ({reason}): set clientConnection.kubeconfig or \
          --kubeconfig, or use --manifest-dir to work without an API server"
     )]
-    InCluster(#[source] InClusterError),
+    InCluster {
+        /// What is missing.
+        reason: String,
+    },
     /// The credentials or certificates cannot be used.
     #[error("the credentials for {url} cannot be used: {reason}")]
     Credentials {
@@ -61,7 +64,7 @@ impl ApiServer {
     pub async fn configure(kubeconfig: Option<&Path>) -> Result<Self, ClientError> {
         let config = match kubeconfig {
             Some(path) => from_kubeconfig(path).await?,
-            None => kube::Config::incluster().map_err(ClientError::InCluster)?,
+            None => in_cluster()?,
         };
         let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         match connect(&config) {
@@ -85,6 +88,18 @@ impl std::fmt::Debug for ApiServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ApiServer").field("url", &self.url).finish_non_exhaustive()
     }
+}
+
+fn in_cluster() -> Result<kube::Config, ClientError> {
+    kube::Config::incluster().map_err(|error| {
+        let reason = match error {
+            InClusterError::ReadEnvironmentVariable(_) => {
+                "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set".to_owned()
+            }
+            error => chain(&error),
+        };
+        ClientError::InCluster { reason }
+    })
 }
 
 async fn from_kubeconfig(path: &Path) -> Result<kube::Config, ClientError> {

@@ -72,7 +72,7 @@ impl Findings {
     /// A field without which there is no object.
     pub(crate) fn required<'a, T>(&mut self, value: &'a Lenient<T>, field: &str) -> Result<&'a T, Unreadable> {
         if matches!(value, Lenient::Absent) {
-            self.report(field, "is missing: the object is ignored");
+            self.report(field, "is missing");
         }
         self.shape(value, field)?.ok_or(Unreadable)
     }

@@ -101,14 +101,13 @@ impl Converter {
         raw: &Lenient<T>,
         read: impl FnOnce(&mut Self, Identified<'_, T>, &mut Findings) -> Result<Update, Unreadable>,
     ) -> Converted {
-        let mut findings = Findings::new(T::KIND, "(without a name)");
+        let mut findings = Findings::new(T::KIND, "(without a name, ignored)");
         let Ok(identified) = self.identify(raw, &mut findings) else {
             return findings.into_converted(None);
         };
         let name = identified.name.clone();
         findings.name_object(name.to_string());
-        let update =
-            read(self, identified, &mut findings).unwrap_or_else(|Unreadable| Update::Unreadable(T::MODEL_KIND, name));
+        let update = read(self, identified, &mut findings).unwrap_or(Update::Unreadable(T::MODEL_KIND, name));
         findings.into_converted(Some(update))
     }
 
@@ -121,7 +120,7 @@ impl Converter {
         let meta = findings.required(object.metadata(), "metadata")?;
         let name = findings.required(&meta.name, "metadata.name")?;
         if name.is_empty() {
-            findings.report("metadata.name", "is empty: the object is ignored");
+            findings.report("metadata.name", "is empty");
             return Err(Unreadable);
         }
         // The API server always gives a namespace; a manifest without one means `default`, as it does for kubectl.

@@ -9,7 +9,7 @@ use crate::slim;
 
 /// Reads a Node; `None` if it cannot be understood at all.
 pub(crate) fn node(raw: &Lenient<slim::Node>) -> (Option<Node>, Vec<Problem>) {
-    let mut findings = Findings::new("Node", "(without a name)");
+    let mut findings = Findings::new("Node", "(without a name, ignored)");
     let node = read(raw, &mut findings).ok();
     (node, findings.into_problems())
 }

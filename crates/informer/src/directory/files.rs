@@ -1,0 +1,224 @@
+//! The files of the directory as they were last read.
+
+use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fs, mem};
+
+use model::{Kind, Node, ServiceName, Update};
+use tracing::debug;
+
+use super::manifest::{self, Content, Entry};
+use crate::convert::{self, Converted, Converter, Proxied};
+use crate::problem::{Problem, Reporter};
+use crate::slim::ApiObject;
+
+/// The manifests of a directory, each with the last good version of its objects.
+#[derive(Debug)]
+pub(super) struct Files {
+    directory: PathBuf,
+    converter: Converter,
+    reporter: Reporter,
+    files: BTreeMap<PathBuf, File>,
+}
+
+#[derive(Debug, Default)]
+struct File {
+    /// Of the text that `objects` was read from.
+    hash: u64,
+    objects: Vec<Object>,
+    problems: Vec<Problem>,
+}
+
+#[derive(Clone, Debug)]
+struct Object {
+    id: (Kind, ServiceName),
+    kind: &'static str,
+    update: Update,
+}
+
+impl Files {
+    pub(super) fn new(directory: PathBuf, node_name: Arc<str>, reporter: Reporter) -> Self {
+        Self { directory, converter: Converter::new(node_name), reporter, files: BTreeMap::new() }
+    }
+
+    /// Reads what changed. A file that cannot be read, in part or at all, keeps what was last read from it.
+    ///
+    /// # Errors
+    /// The directory itself cannot be listed; nothing changes then.
+    pub(super) fn read(&mut self) -> io::Result<()> {
+        let paths = manifests(&self.directory)?;
+        let mut old = mem::take(&mut self.files);
+        for path in paths {
+            let file = old.remove(&path);
+            if let Some(file) = self.read_file(&path, file) {
+                self.files.insert(path, file);
+            }
+        }
+        for (path, file) in old {
+            self.reporter.forget(FILE, &path.to_string_lossy());
+            file.objects.iter().for_each(|object| self.forget(object));
+        }
+        Ok(())
+    }
+
+    /// All objects as two complete lists. Of an object that several files hold, the first file's counts.
+    pub(super) fn updates(&self) -> Vec<Update> {
+        let mut seen = BTreeMap::new();
+        let mut objects = Vec::new();
+        for (path, file) in &self.files {
+            let mut problems = file.problems.clone();
+            for object in &file.objects {
+                match seen.entry(&object.id) {
+                    btree_map::Entry::Vacant(new) => {
+                        new.insert(path);
+                        objects.push(object);
+                    }
+                    btree_map::Entry::Occupied(first) => {
+                        let (kind, name, first) = (object.kind, &object.id.1, first.get().display());
+                        let message = format!("{kind} {name} is already in {first}: this one is ignored");
+                        problems.push(problem(path, "", message));
+                    }
+                }
+            }
+            self.reporter.report(FILE, &path.to_string_lossy(), &problems);
+        }
+        let mut updates = Vec::with_capacity(objects.len() + 4);
+        for kind in [Kind::Service, Kind::EndpointSlice] {
+            updates.push(Update::ListStarted(kind));
+            updates.extend(objects.iter().filter(|object| object.id.0 == kind).map(|object| object.update.clone()));
+            updates.push(Update::ListComplete(kind));
+        }
+        updates
+    }
+
+    /// `None` if the file does not exist any more.
+    fn read_file(&mut self, path: &Path, old: Option<File>) -> Option<File> {
+        let old = old.unwrap_or_default();
+        let text = match fs::read(path) {
+            Ok(bytes) => String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => Err(format!("cannot be read: {error}")),
+        };
+        let problems = match text {
+            Ok(text) if text.is_empty() && !old.objects.is_empty() => {
+                // Whoever is about to write the file has emptied it first.
+                vec![problem(path, "", format!("is empty: {KEPT} (remove the file to remove its objects)"))]
+            }
+            Ok(text) if hash(&text) == old.hash => return Some(old),
+            Ok(text) => return Some(self.take(path, &text, old)),
+            Err(message) => vec![problem(path, "", format!("{message}: {KEPT}"))],
+        };
+        Some(File { hash: 0, problems, ..old })
+    }
+
+    fn take(&mut self, path: &Path, text: &str, old: File) -> File {
+        let mut file = File { hash: hash(text), ..File::default() };
+        for Entry { place, content } in manifest::parse(path, text) {
+            let converted = match content {
+                Ok(Content::Service(raw)) => (self.convert(&raw), "Service"),
+                Ok(Content::Slice(raw)) => (self.convert(&raw), "EndpointSlice"),
+                Ok(Content::Node(_)) => continue,
+                Ok(Content::Other(kind)) => {
+                    debug!(file = %path.display(), place, kind, "ignoring an object that is not of our concern");
+                    continue;
+                }
+                Err(message) => (Err(message), ""),
+            };
+            match converted {
+                (Ok((id, update)), kind) => file.objects.push(Object { id, kind, update }),
+                (Err(message), _) => file.problems.push(problem(path, &place, format!("{message}: {KEPT}"))),
+            }
+        }
+        let present: BTreeSet<_> = file.objects.iter().map(|object| object.id.clone()).collect();
+        let missing = old.objects.into_iter().filter(|object| !present.contains(&object.id));
+        if file.problems.is_empty() {
+            missing.for_each(|object| self.forget(&object));
+        } else {
+            // Any of them may be what the unreadable part was about.
+            file.objects.extend(missing);
+        }
+        file
+    }
+
+    /// The object's identity and meaning, or why there is none. Its other problems are reported under its own name.
+    fn convert<T: Proxied>(
+        &mut self,
+        raw: &crate::lenient::Lenient<T>,
+    ) -> Result<((Kind, ServiceName), Update), String> {
+        let Converted { object, update, problems } = T::convert(&mut self.converter, raw);
+        match update {
+            Some(update) => {
+                self.reporter.report(T::KIND, &object, &problems);
+                Ok((identity(&update), update))
+            }
+            None => {
+                let why: Vec<_> =
+                    problems.iter().map(|problem| format!("{} {}", problem.field, problem.message)).collect();
+                Err(format!("{}: {}", T::KIND, why.join(", ").trim()))
+            }
+        }
+    }
+
+    fn forget(&self, object: &Object) {
+        self.reporter.forget(object.kind, &object.id.1.to_string());
+    }
+}
+
+/// All Nodes in a directory, in order of files; broken documents are left to [`Files`] to report.
+pub(super) fn nodes(directory: &Path, reporter: &Reporter) -> io::Result<Vec<Node>> {
+    let mut nodes = Vec::new();
+    for path in manifests(directory)? {
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        for entry in manifest::parse(&path, &text) {
+            let Ok(Content::Node(raw)) = entry.content else { continue };
+            let (node, problems) = convert::node(&raw);
+            let object = problems.first().map_or(String::new(), |problem| problem.object.clone());
+            reporter.report(crate::slim::Node::KIND, &object, &problems);
+            nodes.extend(node);
+        }
+    }
+    Ok(nodes)
+}
+
+/// What problems of files call their kind.
+const FILE: &str = "file";
+/// What happens when a file, or a part of it, cannot be read.
+const KEPT: &str = "what was last read from the file stays in use";
+
+/// The manifests in a directory, in order of their names. Directories within it are not entered.
+fn manifests(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        // `is_file` follows symbolic links: ConfigMap volumes consist of them.
+        if manifest::is_manifest(&path) && !path.is_dir() {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn problem(path: &Path, place: &str, message: String) -> Problem {
+    Problem { kind: FILE, object: path.to_string_lossy().into_owned(), field: place.to_owned(), message }
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn identity(update: &Update) -> (Kind, ServiceName) {
+    match update {
+        Update::Service(service) => (Kind::Service, service.name.clone()),
+        Update::Slice(slice) => (Kind::EndpointSlice, slice.name.clone()),
+        Update::ServiceGone(name) => (Kind::Service, name.clone()),
+        Update::SliceGone(name) => (Kind::EndpointSlice, name.clone()),
+        Update::Unreadable(kind, name) => (*kind, name.clone()),
+        Update::ListStarted(_) | Update::ListComplete(_) => unreachable!("conversion yields updates of objects only"),
+    }
+}

@@ -1,0 +1,238 @@
+//! The directory source over real files.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers as well")]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use common::Informed;
+use informer::{DirectoryError, Reporter, node_in_directory, watch_directory};
+use tempfile::TempDir;
+
+fn service(name: &str, port: u16) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\nspec:\n  clusterIP: 10.0.0.1\n  ports:\n  - port: {port}\n"
+    )
+}
+
+fn slice(name: &str, address: &str) -> String {
+    format!(
+        "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {name}-1\n  labels:\n    \
+         kubernetes.io/service-name: {name}\naddressType: IPv4\nports:\n- port: 8080\nendpoints:\n- addresses: [{address}]\n"
+    )
+}
+
+fn follow(directory: &Path) -> Informed<Result<(), DirectoryError>> {
+    let directory = directory.to_owned();
+    Informed::start(move |updates, reporter| watch_directory(directory, "here".into(), updates, reporter))
+}
+
+async fn started(directory: &Path) -> Informed<Result<(), DirectoryError>> {
+    let mut informed = follow(directory);
+    informed.until_complete().await;
+    informed
+}
+
+/// Replaces a file as careful writers do.
+fn rename_over(path: &Path, text: &str) {
+    let temporary = path.with_extension("tmp");
+    fs::write(&temporary, text).unwrap();
+    fs::rename(temporary, path).unwrap();
+}
+
+#[tokio::test]
+async fn files_come_change_and_go() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("a.yaml"), service("web", 80) + &slice("web", "10.1.0.1")).unwrap();
+    fs::write(dir.path().join(".hidden.yaml"), service("hidden", 80)).unwrap();
+    fs::write(dir.path().join("notes.txt"), "not a manifest: [").unwrap();
+    let mut informed = started(dir.path()).await;
+    assert_eq!(informed.services(), ["web"]);
+    assert_eq!(informed.endpoints("web"), ["10.1.0.1:8080"]);
+
+    fs::write(dir.path().join("b.yml"), service("api", 81)).unwrap();
+    informed.until("a new file", |i| i.port("api") == Some(81)).await;
+    fs::write(dir.path().join("b.yml"), service("api", 82)).unwrap();
+    informed.until("a file written over", |i| i.port("api") == Some(82)).await;
+    rename_over(&dir.path().join("b.yml"), &service("api", 83));
+    informed.until("a file renamed over", |i| i.port("api") == Some(83)).await;
+    let json = r#"{"kind": "List", "items": [{"kind": "Service", "metadata": {"name": "j"},
+                  "spec": {"clusterIP": "10.0.0.2", "ports": [{"port": 90}]}}]}"#;
+    fs::write(dir.path().join("c.json"), json).unwrap();
+    informed.until("a JSON file", |i| i.port("j") == Some(90)).await;
+    fs::remove_file(dir.path().join("b.yml")).unwrap();
+    informed.until("a file removed", |i| i.services() == ["j", "web"]).await;
+    fs::rename(dir.path().join("c.json"), dir.path().join("c.off")).unwrap();
+    informed.until("a file renamed away", |i| i.services() == ["web"]).await;
+
+    rename_over(&dir.path().join("a.yaml"), &service("web", 80));
+    informed.until("the endpoint removed", |i| i.endpoints("web").is_empty()).await;
+    assert_eq!(informed.told(), [""; 0]);
+    informed.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_malformed_document_keeps_what_was_there() {
+    let dir = TempDir::new().unwrap();
+    let (a, b) = (dir.path().join("a.yaml"), dir.path().join("b.yaml"));
+    fs::write(&a, service("one", 1) + &service("two", 2)).unwrap();
+    fs::write(&b, service("other", 3)).unwrap();
+    let mut informed = started(dir.path()).await;
+
+    rename_over(&a, &(service("one", 11) + "---\nkind: Service\nmetadata: [\n"));
+    informed.until("the good document", |i| i.port("one") == Some(11)).await;
+    assert_eq!(informed.services(), ["one", "other", "two"]);
+    informed.until_told("document 2: is not YAML").await;
+    assert!(informed.told()[0].contains(&*a.to_string_lossy()), "{:?}", informed.told());
+
+    // Other files go on.
+    rename_over(&b, &service("other", 33));
+    informed.until("the other file", |i| i.port("other") == Some(33)).await;
+    assert_eq!(informed.port("two"), Some(2));
+
+    // A document without a name, and one of the wrong shape.
+    rename_over(&a, &(service("one", 12) + "---\nkind: Service\napiVersion: v1\nspec: {}\n"));
+    informed.until_told("document 2: Service: metadata is missing: what was last read").await;
+    informed.until("the good document", |i| i.port("one") == Some(12)).await;
+    assert_eq!(informed.port("two"), Some(2));
+    let odd = "---\nkind: Service\nmetadata: {name: two}\nspec: {clusterIP: 10.0.0.1, ports: x}\n";
+    rename_over(&a, &(service("one", 13) + odd));
+    informed.until_told("Service default/two: spec.ports: ").await;
+    informed.until("the good document", |i| i.port("one") == Some(13)).await;
+    assert_eq!(informed.port("two"), Some(2));
+
+    // An emptied file is one that is about to be written.
+    fs::write(&a, "").unwrap();
+    informed.until_told("is empty").await;
+    assert_eq!(informed.services(), ["one", "other", "two"]);
+
+    // Mended, and what is not named any more is gone.
+    rename_over(&a, &service("one", 14));
+    informed.until("the mended file", |i| i.services() == ["one", "other"]).await;
+    informed.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_first_of_two_files_wins() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("b.yaml"), service("web", 2)).unwrap();
+    fs::write(dir.path().join("a.yaml"), service("web", 1)).unwrap();
+    let mut informed = started(dir.path()).await;
+    assert_eq!(informed.port("web"), Some(1));
+    informed.until_told("Service default/web is already in").await;
+    assert!(informed.told()[0].contains("b.yaml: Service"), "{:?}", informed.told());
+    fs::remove_file(dir.path().join("a.yaml")).unwrap();
+    informed.until("the second file", |i| i.port("web") == Some(2)).await;
+    informed.stop().await.unwrap();
+}
+
+/// How kubelet updates ConfigMap volumes: `web.yaml -> ..data/web.yaml`, `..data -> ..1`, and `..data` is replaced.
+#[tokio::test]
+async fn a_config_map_volume_is_swapped() {
+    let dir = TempDir::new().unwrap();
+    let version = |number: u16| {
+        let version = dir.path().join(format!("..{number}"));
+        fs::create_dir(&version).unwrap();
+        fs::write(version.join("web.yaml"), service("web", number)).unwrap();
+        symlink(format!("..{number}"), dir.path().join("..data_tmp")).unwrap();
+        fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).unwrap();
+    };
+    version(1);
+    symlink("..data/web.yaml", dir.path().join("web.yaml")).unwrap();
+    let mut informed = started(dir.path()).await;
+    assert_eq!(informed.port("web"), Some(1));
+    version(2);
+    informed.until("the second version", |i| i.port("web") == Some(2)).await;
+    fs::remove_dir_all(dir.path().join("..1")).unwrap();
+    version(3);
+    informed.until("the third version", |i| i.port("web") == Some(3)).await;
+    assert_eq!(informed.told(), [""; 0]);
+    informed.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_directory_goes_and_comes_back() {
+    let parent = TempDir::new().unwrap();
+    let (dir, aside) = (parent.path().join("manifests"), parent.path().join("aside"));
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("a.yaml"), service("web", 1)).unwrap();
+    let mut informed = started(&dir).await;
+
+    fs::rename(&dir, &aside).unwrap();
+    informed.until_told("cannot be read").await;
+    assert_eq!(informed.port("web"), Some(1));
+    fs::create_dir(&aside.join("next")).unwrap();
+    fs::write(aside.join("next/a.yaml"), service("web", 2)).unwrap();
+    fs::rename(aside.join("next"), &dir).unwrap();
+    informed.until("the new directory", |i| i.port("web") == Some(2)).await;
+    rename_over(&dir.join("a.yaml"), &service("web", 3));
+    informed.until("a change in the new directory", |i| i.port("web") == Some(3)).await;
+
+    // A link to a directory, which then leads to another one.
+    informed.stop().await.unwrap();
+    let link = parent.path().join("link");
+    symlink(&aside, &link).unwrap();
+    let mut informed = started(&link).await;
+    assert_eq!(informed.port("web"), Some(1));
+    symlink(&dir, parent.path().join("link2")).unwrap();
+    fs::rename(parent.path().join("link2"), &link).unwrap();
+    informed.until("where the link leads now", |i| i.port("web") == Some(3)).await;
+    informed.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_directory_that_is_not_there_is_an_error() {
+    let dir = TempDir::new().unwrap();
+    let missing = dir.path().join("missing");
+    let error = follow(&missing).source.await.unwrap().unwrap_err();
+    let wanted =
+        format!("manifest directory {} cannot be read: No such file or directory (os error 2)", missing.display());
+    assert_eq!(error.to_string(), wanted);
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let error = follow(&file).source.await.unwrap().unwrap_err();
+    assert!(error.to_string().ends_with("Not a directory (os error 20)"), "{error}");
+}
+
+#[tokio::test]
+async fn ten_thousand_services_in_one_file() {
+    let dir = TempDir::new().unwrap();
+    let text: String =
+        (0..10_000).map(|n| service(&format!("s{n}"), 80) + &slice(&format!("s{n}"), "10.1.0.1")).collect();
+    fs::write(dir.path().join("a.yaml"), text).unwrap();
+    let mut items = String::from("kind: List\nitems:\n");
+    for n in 0..30_000 {
+        items += &format!(
+            "- {{kind: Service, metadata: {{name: l{n}}}, spec: {{clusterIP: 10.0.0.1, ports: [{{port: 1}}]}}}}\n"
+        );
+    }
+    fs::write(dir.path().join("b.yaml"), items).unwrap();
+    let informed = started(dir.path()).await;
+    assert_eq!(informed.state.services().count(), 40_000);
+    assert_eq!(informed.endpoints("s9999"), ["10.1.0.1:8080"]);
+    assert_eq!(informed.told(), [""; 0]);
+    informed.stop().await.unwrap();
+}
+
+#[test]
+fn nodes_in_a_directory() {
+    let dir = TempDir::new().unwrap();
+    let reporter = Reporter::new(|_| {});
+    let find = |name| node_in_directory(dir.path(), name, &reporter);
+    assert_eq!(find("a").unwrap(), None);
+    let node = |name: &str| {
+        format!(
+            "---\nkind: Node\nmetadata: {{name: {name}}}\nstatus: {{addresses: [{{type: InternalIP, address: 192.0.2.1}}]}}\n"
+        )
+    };
+    fs::write(dir.path().join("a.yaml"), node("a")).unwrap();
+    assert_eq!(&*find("a").unwrap().unwrap().name, "a");
+    assert_eq!(&*find("elsewhere").unwrap().unwrap().name, "a");
+    fs::write(dir.path().join("b.yaml"), node("b") + "---\nbroken: [\n").unwrap();
+    assert_eq!(find("b").unwrap().unwrap().addresses.len(), 1);
+    let error = find("c").unwrap_err().to_string();
+    assert!(error.ends_with("has the Nodes a, b, none of them \"c\": set --hostname-override to one"), "{error}");
+}
