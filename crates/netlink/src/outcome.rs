@@ -95,3 +95,71 @@ fn rejection(reply: &Reply, part: &Part, transaction: &Transaction) -> Rejection
 fn table(transaction: &Transaction) -> String {
     format!("{} {}", transaction.family, transaction.table)
 }
+
+#[cfg(test)]
+mod tests {
+    use ruleset::{Family, Name, Op};
+
+    use super::*;
+
+    /// Judges answers to the deletion of three chains, with sequence numbers 2 to 4.
+    fn judged(replies: &[(u32, i32)], lost: Option<i32>) -> Result<(), CommitError> {
+        let name = Name::new("t").unwrap();
+        let mut transaction = Transaction::new(Family::Ip, name.clone());
+        transaction.ops = vec![Op::DeleteChain(name); 3];
+        let part = |op| Part { op, elements: None };
+        let contents = Contents { first: 2, parts: (0..3).map(part).collect() };
+        let reply = |(sequence, errno): &(u32, i32)| Reply { sequence: *sequence, errno: *errno, offset: None };
+        let answers =
+            Answers { replies: replies.iter().map(reply).collect(), lost: lost.map(io::Error::from_raw_os_error) };
+        judge(answers, &contents, &transaction)
+    }
+
+    #[test]
+    fn committed_if_the_last_is_acknowledged_and_nothing_failed() {
+        judged(&[(1, 0), (2, 0), (4, 0), (5, 0)], None).unwrap();
+        // Older kernels do not acknowledge the begin and the end.
+        judged(&[(2, 0), (4, 0)], None).unwrap();
+    }
+
+    #[test]
+    fn unknown_if_an_answer_is_missing() {
+        for (replies, lost) in [
+            (&[][..], None),
+            (&[(1, 0), (2, 0)], None),
+            (&[(1, 0), (2, 0), (4, 0)], Some(libc::ENOBUFS)),
+            (&[(9, 0)], None),
+        ] {
+            let error = judged(replies, lost).unwrap_err();
+            assert!(matches!(error, CommitError::Unknown { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn rejected_if_operations_failed_even_if_more_was_lost() {
+        for lost in [None, Some(libc::ENOBUFS)] {
+            let error = judged(&[(1, 0), (2, libc::ENOENT), (3, libc::EBUSY), (4, 0)], lost).unwrap_err();
+            let CommitError::Rejected { rejections } = error else {
+                panic!("{error}");
+            };
+            let positions: Vec<_> = rejections.iter().map(|rejection| rejection.position).collect();
+            assert_eq!(positions, [(0, None), (1, None)]);
+        }
+    }
+
+    #[test]
+    fn refused_as_a_whole() {
+        for (replies, advice) in [
+            (&[(1, libc::EPERM)][..], "NET_ADMIN"),
+            (&[(0, libc::EOPNOTSUPP)], "module"),
+            (&[(1, ERESTART)], "try again"),
+            (&[(1, 0), (2, libc::ENOMEM)], "memory"),
+            // The commit itself failed, after all operations had been acknowledged.
+            (&[(1, 0), (2, libc::EIO), (2, 0), (4, 0)], "version"),
+        ] {
+            let error = judged(replies, None).unwrap_err();
+            assert!(matches!(error, CommitError::Refused { .. }), "{error}");
+            assert!(error.to_string().contains(advice), "{error}");
+        }
+    }
+}

@@ -90,13 +90,12 @@ fn is_typeof(set: &Set) -> bool {
     set.key.contains(&Field::Index) || fields.contains(&Field::Index)
 }
 
-/// `enum byteorder` in nftables' datatype.h: 0 is none, of a concatenation; 1 the machine's; 2 the network's.
-///
-/// `nft` gives a lone protocol, of one byte, none too.
+/// `enum byteorder` in nftables' datatype.h: 0 is none, of a concatenation or a single byte; 1 the machine's; 2 the
+/// network's.
 const fn byte_order(fields: &[Field]) -> u32 {
     match fields {
         [Field::Index] => 1,
-        [Field::Address | Field::Port | Field::Protocol] => 2,
+        [Field::Address | Field::Port] => 2,
         _ => 0,
     }
 }

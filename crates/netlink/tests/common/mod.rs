@@ -43,7 +43,7 @@ pub(crate) fn nft(namespace: &Namespace, arguments: &str, input: &str) -> Result
 }
 
 pub(crate) fn name(text: &str) -> Name {
-    Name::new(text).unwrap()
+    Name::new(text).expect("a test names objects well")
 }
 
 pub(crate) fn transaction(family: Family, ops: Vec<Op>) -> Transaction {
