@@ -176,22 +176,25 @@ impl State {
         if self.slice_services.get(&slice.name).is_some_and(|service| *service != slice.service) {
             self.remove_slice(&slice.name);
         }
-        let entry = self.entries.entry(slice.service.clone()).or_default();
+        let service = slice.service.clone();
+        let triggered = slice.triggered.filter(|time| *time > self.started);
+        let pending = self.changes.triggered.get_mut(slice.family);
+        let entry = self.entries.entry(service.clone()).or_default();
         match entry.slices.iter_mut().find(|old| old.object.name == slice.name) {
-            Some(old) if old.object.same_endpoints(&slice) => {
+            Some(old) => {
+                let same = old.object.same_endpoints(&slice);
                 *old = Listed { object: slice, list };
-                return;
+                if same {
+                    return;
+                }
             }
-            Some(old) => *old = Listed { object: slice.clone(), list },
             None => {
-                self.slice_services.insert(slice.name.clone(), slice.service.clone());
-                entry.slices.push(Listed { object: slice.clone(), list });
+                self.slice_services.insert(slice.name.clone(), service.clone());
+                entry.slices.push(Listed { object: slice, list });
             }
         }
-        if let Some(triggered) = slice.triggered.filter(|time| *time > self.started) {
-            self.changes.triggered.get_mut(slice.family).push(triggered);
-        }
-        self.changes.services.insert(slice.service);
+        pending.extend(triggered);
+        self.changes.services.insert(service);
     }
 
     fn remove_slice(&mut self, name: &SliceName) {

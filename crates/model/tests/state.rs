@@ -1,0 +1,235 @@
+//! What the state makes of a source's updates.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot set up its world has failed")]
+
+use std::time::{Duration, SystemTime};
+
+use model::{
+    Endpoint, EndpointSlice, Family, Kind, PerFamily, PortNumber, Protocol, Selection, Service, ServiceName,
+    ServicePort, SlicePort, State, TrafficPolicy, Update, select,
+};
+
+fn name(name: &str) -> ServiceName {
+    ServiceName::new("ns", name)
+}
+
+fn number(port: u16) -> PortNumber {
+    PortNumber::new(port).unwrap()
+}
+
+fn service(service: &str) -> Service {
+    Service {
+        name: name(service),
+        created: 0,
+        cluster_ips: PerFamily { v4: Some("10.96.0.1".parse().unwrap()), v6: None },
+        external_ips: vec![],
+        load_balancer_ips: vec![],
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        ports: vec![ServicePort { name: "p".into(), protocol: Protocol::Tcp, port: number(80), node_port: None }],
+    }
+}
+
+/// An endpoint: address, then flags out of `l`ocal, not ready (`-`), `t`erminating, `d`ead.
+fn endpoint(address: &str, flags: &str) -> Endpoint {
+    let has = |flag| flags.contains(flag);
+    Endpoint {
+        address: address.parse().unwrap(),
+        ready: !has('-') && !has('t') && !has('d'),
+        serving: !has('-') && !has('d'),
+        terminating: has('t') || has('d'),
+        local: has('l'),
+    }
+}
+
+fn slice(slice: &str, service: &str, endpoints: &[(&str, &str)]) -> EndpointSlice {
+    EndpointSlice {
+        name: name(slice),
+        service: name(service),
+        family: Family::V4,
+        ports: vec![SlicePort { name: "p".into(), protocol: Protocol::Tcp, port: number(8080) }],
+        endpoints: endpoints.iter().map(|(address, flags)| endpoint(address, flags)).collect(),
+        triggered: None,
+    }
+}
+
+/// A state after these updates, each kind listed once before.
+fn state(updates: impl IntoIterator<Item = Update>) -> State {
+    let mut state = State::new(SystemTime::UNIX_EPOCH);
+    for kind in [Kind::Service, Kind::EndpointSlice] {
+        state.apply(Update::ListStarted(kind));
+        state.apply(Update::ListComplete(kind));
+    }
+    updates.into_iter().for_each(|update| state.apply(update));
+    state
+}
+
+/// The names of Services that changed since the last call.
+fn changed(state: &mut State) -> Vec<String> {
+    state.take_changes().services.iter().map(|name| name.name.to_string()).collect()
+}
+
+/// The endpoints of a Service's only port, as text.
+fn endpoints(state: &State, service: &str) -> Vec<String> {
+    let port = &self::service(service).ports[0];
+    let found = state.endpoints(&name(service), port, Family::V4);
+    found
+        .iter()
+        .map(|e| format!("{}{}", e.socket(), if e.endpoint.terminating { " terminating" } else { "" }))
+        .collect()
+}
+
+#[test]
+fn it_is_complete_once_both_kinds_were_listed() {
+    let mut state = State::new(SystemTime::UNIX_EPOCH);
+    let steps = [
+        (Update::ListStarted(Kind::Service), false),
+        (Update::ListStarted(Kind::EndpointSlice), false),
+        (Update::ListComplete(Kind::EndpointSlice), false),
+        (Update::ListComplete(Kind::Service), true),
+        (Update::ListStarted(Kind::Service), true),
+    ];
+    for (step, complete) in steps {
+        state.apply(step.clone());
+        assert_eq!(state.is_complete(), complete, "{step:?}");
+    }
+}
+
+#[test]
+fn only_what_changed_is_named() {
+    let mut state = state([Update::Service(service("a")), Update::Slice(slice("b-1", "b", &[("10.0.0.1", "")]))]);
+    assert_eq!(changed(&mut state), ["a", "b"]);
+    state.apply(Update::Service(service("a")));
+    let mut same = slice("b-1", "b", &[("10.0.0.1", "")]);
+    same.triggered = Some(SystemTime::now());
+    state.apply(Update::Slice(same));
+    state.apply(Update::ServiceGone(name("unknown")));
+    state.apply(Update::SliceGone(name("unknown")));
+    assert!(!state.has_changes(), "{:?}", state.take_changes());
+    state.apply(Update::Slice(slice("b-1", "b", &[("10.0.0.1", "-")])));
+    assert_eq!(changed(&mut state), ["b"]);
+}
+
+#[test]
+fn a_new_list_removes_what_it_does_not_name_and_keeps_what_it_cannot_read() {
+    let mut state = state([
+        Update::Service(service("a")),
+        Update::Service(service("b")),
+        Update::Service(service("c")),
+        Update::Slice(slice("a-1", "a", &[("10.0.0.1", "")])),
+        Update::Slice(slice("a-2", "a", &[("10.0.0.2", "")])),
+        Update::Slice(slice("a-3", "a", &[("10.0.0.3", "")])),
+    ]);
+    changed(&mut state);
+    for update in [
+        Update::ListStarted(Kind::Service),
+        Update::Service(service("a")),
+        Update::Unreadable(Kind::Service, name("c")),
+        Update::Unreadable(Kind::Service, name("never-seen")),
+        Update::ListComplete(Kind::Service),
+        Update::ListStarted(Kind::EndpointSlice),
+        Update::Slice(slice("a-1", "a", &[("10.0.0.1", "")])),
+        Update::Unreadable(Kind::EndpointSlice, name("a-3")),
+        Update::ListComplete(Kind::EndpointSlice),
+    ] {
+        state.apply(update);
+    }
+    assert_eq!(changed(&mut state), ["a", "b"], "b itself, a by its slice");
+    assert!(state.service(&name("b")).is_none());
+    assert!(state.service(&name("c")).is_some());
+    assert_eq!(endpoints(&state, "a"), ["10.0.0.1:8080", "10.0.0.3:8080"]);
+}
+
+#[test]
+fn a_list_that_breaks_off_removes_nothing() {
+    let mut state = state([Update::Service(service("a")), Update::Service(service("b"))]);
+    changed(&mut state);
+    state.apply(Update::ListStarted(Kind::Service));
+    state.apply(Update::Service(service("b")));
+    state.apply(Update::ListStarted(Kind::Service));
+    assert!(state.service(&name("a")).is_some());
+    state.apply(Update::Service(service("a")));
+    state.apply(Update::ListComplete(Kind::Service));
+    assert_eq!(changed(&mut state), ["b"], "only the list that was completed counts");
+}
+
+#[test]
+fn slices_are_merged_and_a_live_endpoint_beats_a_terminating_one() {
+    let state = state([
+        Update::Slice(slice("z", "a", &[("10.0.0.2", ""), ("10.0.0.10", "t")])),
+        Update::Slice(slice("m", "a", &[("10.0.0.1", ""), ("10.0.0.2", "t"), ("10.0.0.1", "")])),
+        Update::Slice(slice("other", "b", &[("10.0.0.9", "")])),
+    ]);
+    assert_eq!(endpoints(&state, "a"), ["10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.10:8080 terminating"]);
+}
+
+#[test]
+fn a_slice_may_move_to_another_service() {
+    let mut state = state([Update::Slice(slice("s", "a", &[("10.0.0.1", "")]))]);
+    changed(&mut state);
+    state.apply(Update::Slice(slice("s", "b", &[("10.0.0.1", "")])));
+    assert_eq!(changed(&mut state), ["a", "b"]);
+    assert!(endpoints(&state, "a").is_empty());
+    assert_eq!(endpoints(&state, "b"), ["10.0.0.1:8080"]);
+    state.apply(Update::SliceGone(name("s")));
+    assert!(endpoints(&state, "b").is_empty());
+}
+
+#[test]
+fn trigger_times_count_from_the_start() {
+    let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+    let mut state = State::new(start);
+    for (seconds, address) in [(900, "10.0.0.1"), (1100, "10.0.0.2"), (1200, "10.0.0.3")] {
+        let mut slice = slice("s", "a", &[(address, "")]);
+        slice.triggered = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+        state.apply(Update::Slice(slice));
+    }
+    let triggered = state.take_changes().triggered;
+    let expected = [1100, 1200].map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+    assert_eq!(triggered.v4, expected);
+    assert!(triggered.v6.is_empty());
+}
+
+/// Contract §4.6: policies, whether the Service can be reached from outside, endpoints; then the lists, the endpoints on
+/// this node among them, and whether anything can serve.
+#[test]
+fn endpoints_are_selected_by_policy_and_condition() {
+    use TrafficPolicy::{Cluster, Local};
+    type Case<'a> = (TrafficPolicy, TrafficPolicy, bool, &'a [(&'a str, &'a str)], &'a str, &'a str, &'a str, bool);
+    let all: &[_] = &[("10.0.0.1", "l"), ("10.0.0.2", ""), ("10.0.0.3", "lt"), ("10.0.0.4", "t"), ("10.0.0.5", "-")];
+    let terminating: &[_] = &[("10.0.0.3", "lt"), ("10.0.0.4", "t"), ("10.0.0.5", "l-"), ("10.0.0.6", "ld")];
+    let remote: &[_] = &[("10.0.0.2", ""), ("10.0.0.3", "lt")];
+    let cases: &[Case<'_>] = &[
+        (Cluster, Cluster, false, all, "1 2", "", "1", true),
+        (Cluster, Cluster, false, terminating, "3 4", "", "3", true),
+        (Cluster, Cluster, false, &[("10.0.0.5", "-"), ("10.0.0.6", "d")], "", "", "", false),
+        (Cluster, Cluster, false, &[], "", "", "", false),
+        // An external policy means nothing where there is no external frontend.
+        (Cluster, Local, false, all, "1 2", "", "1", true),
+        (Cluster, Local, true, all, "1 2", "1", "1", true),
+        (Cluster, Local, true, remote, "2", "3", "3", true),
+        (Cluster, Local, true, &[("10.0.0.2", "")], "2", "", "", true),
+        (Local, Cluster, false, all, "", "1", "1", true),
+        (Local, Cluster, true, all, "1 2", "1", "1", true),
+        (Local, Cluster, false, terminating, "", "3", "3", true),
+        (Local, Cluster, false, &[("10.0.0.2", "")], "", "", "", true),
+        (Local, Local, false, &[("10.0.0.5", "l-")], "", "", "", false),
+    ];
+    let text = |list: &[std::net::SocketAddr]| {
+        list.iter().map(|s| s.ip().to_string().replace("10.0.0.", "")).collect::<Vec<_>>().join(" ")
+    };
+    for case @ (internal, external, reachable, given, cluster, local, here, any) in cases {
+        let mut service = service("a");
+        (service.internal_policy, service.external_policy) = (*internal, *external);
+        service.ports[0].node_port = reachable.then(|| number(30080));
+        let state = state([Update::Slice(slice("s", "a", given))]);
+        let port = &service.ports[0];
+        let found = select(&service, port, Family::V4, &state.endpoints(&service.name, port, Family::V4));
+        let Selection { cluster: c, local: l, on_this_node: h, any: a } = &found;
+        assert_eq!(
+            (text(c), text(l), text(h), *a),
+            ((*cluster).into(), (*local).into(), (*here).into(), *any),
+            "{case:?}"
+        );
+    }
+}
