@@ -168,7 +168,7 @@ fn a_chain_loop() -> Result<()> {
         add(&services, vec![common::verdict(key, Verdict::Goto(name("a")), None)]),
     ];
     let error = kernel.commit(&transaction(Family::Ip, ops)).unwrap_err().to_string();
-    assert!(error.contains("Too many") || error.contains("loop"), "{error}");
+    assert_eq!(error, "");
     Ok(())
 }
 
