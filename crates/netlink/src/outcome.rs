@@ -73,22 +73,23 @@ const ERESTART: i32 = 85;
 
 fn rejection(reply: &Reply, part: &Part, transaction: &Transaction) -> Rejection {
     let op = &transaction.ops[part.op];
-    let element = reply
-        .offset
-        .and_then(|offset| offset.checked_sub(MESSAGE_HEADER + NETFILTER_HEADER))
-        .and_then(|offset| elements(transaction, part)?.at(offset));
-    let (operation, element) = match (&part.elements, element) {
-        (Some(range), Some(element)) => {
-            let element = range.start + element;
-            (transaction.display_element(op, element).to_string(), Some(element))
-        }
-        (Some(range), None) => {
-            let first = transaction.display_element(op, range.start);
-            let others = range.len() - 1;
-            (format!("{first} or one of the {others} elements after it"), None)
-        }
-        (None, _) => (transaction.display(op).to_string(), None),
+    let offset = reply.offset.and_then(|offset| offset.checked_sub(MESSAGE_HEADER + NETFILTER_HEADER));
+    let (element, others) = match &part.elements {
+        None => (None, 0),
+        // What is wrong with the elements together, such as a loop of chains, has no place in the message.
+        Some(range) => match offset.and_then(|offset| elements(transaction, part)?.at(offset)) {
+            Some(element) => (Some(range.start + element), 0),
+            None => (Some(range.start), range.len() - 1),
+        },
     };
+    let operation = match element {
+        None => transaction.display(op).to_string(),
+        Some(element) if others == 0 => transaction.display_element(op, element).to_string(),
+        Some(element) => {
+            format!("{} or one of the {others} elements after it", transaction.display_element(op, element))
+        }
+    };
+    let element = element.filter(|_| others == 0);
     Rejection { operation, position: (part.op, element), source: io::Error::from_raw_os_error(reply.errno) }
 }
 
