@@ -164,7 +164,7 @@ async fn the_directory_goes_and_comes_back() {
     fs::rename(&dir, &aside).unwrap();
     informed.until_told("cannot be read").await;
     assert_eq!(informed.port("web"), Some(1));
-    fs::create_dir(&aside.join("next")).unwrap();
+    fs::create_dir(aside.join("next")).unwrap();
     fs::write(aside.join("next/a.yaml"), service("web", 2)).unwrap();
     fs::rename(aside.join("next"), &dir).unwrap();
     informed.until("the new directory", |i| i.port("web") == Some(2)).await;
