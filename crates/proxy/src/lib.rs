@@ -1,1 +1,18 @@
-//! The kube-proxy binary.
+//! The kube-proxy binary: wiring, the sync loop, HTTP servers and what is to be known of the node.
+//!
+//! A source (the API server or a directory of manifests) sends updates to the `Syncer`, which owns the state. For each
+//! family it has a `Table`, which compiles changes into transactions and has them committed on a thread of their own.
+//! Beside it run two HTTP servers. [`run`] puts all this together; `main.rs` adds the command line and the exit code.
+
+mod conflicts;
+mod flags;
+mod http;
+mod node;
+mod pacer;
+mod run;
+mod source;
+mod syncer;
+mod table;
+
+pub use flags::Flags;
+pub use run::run;

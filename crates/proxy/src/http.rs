@@ -1,0 +1,178 @@
+//! The HTTP servers: health for load balancers, metrics for monitoring.
+//!
+//! Anyone on the network may be able to connect, so that what a client can take is limited: connections, the size of a
+//! request's head (bodies are never read), the time to send it, and the time a connection lasts.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
+use telemetry::{HealthReport, Metrics, Moment};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, error, info};
+
+use crate::syncer::Telemetry;
+
+/// How long until it is tried again to listen on an address that is taken (contract §3.9).
+const BIND_RETRY: Duration = Duration::from_secs(5);
+/// How many connections a server has at most; more have to wait until one of these is closed.
+const MAX_CONNECTIONS: usize = 128;
+/// How long a client may take to send the head of a request, and how long a connection may be idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How large the head of a request may be.
+const MAX_HEAD: usize = 16 << 10;
+/// How long a connection may last. Longer than any scrape takes; clients open a new one.
+const CONNECTION_TIMEOUT: Duration = Duration::from_mins(5);
+/// How many connections wait to be accepted.
+const BACKLOG: u32 = 1024;
+
+/// An HTTP server that is to be started.
+#[derive(Debug)]
+pub(crate) struct Server {
+    /// What log lines call it.
+    pub(crate) name: &'static str,
+    pub(crate) address: SocketAddr,
+    /// Whether to give up when the address cannot be had.
+    pub(crate) hard_fail: bool,
+    pub(crate) routes: Router,
+}
+
+impl Server {
+    /// Serves for ever.
+    ///
+    /// # Errors
+    /// The address cannot be had, and `hard_fail` is set.
+    pub(crate) async fn run(self) -> Result<Infallible> {
+        let Self { name, address, hard_fail, routes } = self;
+        let listener = loop {
+            match listen(address) {
+                Ok(listener) => break listener,
+                Err(error) if hard_fail => {
+                    return Err(error).with_context(|| format!("the {name} server cannot listen on {address}"));
+                }
+                Err(error) => {
+                    error!("the {name} server cannot listen on {address}, will try again in {BIND_RETRY:?}: {error}");
+                    sleep(BIND_RETRY).await;
+                }
+            }
+        };
+        info!(%address, "the {name} server is listening");
+        accept(&listener, &routes).await
+    }
+}
+
+/// `/healthz` and `/livez`, by any method (contract §8.1).
+pub(crate) fn health_routes(telemetry: Telemetry) -> Router {
+    Router::new().route("/healthz", any(healthz)).route("/livez", any(livez)).with_state(telemetry)
+}
+
+/// `/metrics`, and two paths that do no more than answer (contract §8.3).
+pub(crate) fn metrics_routes(telemetry: Telemetry) -> Router {
+    let text = "text/plain; charset=utf-8";
+    Router::new()
+        .route("/metrics", any(metrics))
+        .route("/healthz", any(async move || plain(text, "ok")))
+        .route("/healthz/ping", any(async move || plain(text, "ok")))
+        .route("/proxyMode", any(async move || plain(text, "nftables")))
+        .with_state(telemetry)
+}
+
+async fn healthz(State(telemetry): State<Telemetry>) -> Response {
+    let report = telemetry.health.healthz(Moment::now());
+    telemetry.metrics.healthz_answered(report.status);
+    health_response(report)
+}
+
+async fn livez(State(telemetry): State<Telemetry>) -> Response {
+    let report = telemetry.health.livez(Moment::now());
+    telemetry.metrics.livez_answered(report.status);
+    health_response(report)
+}
+
+fn health_response(report: HealthReport) -> Response {
+    let status = StatusCode::from_u16(report.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, plain("application/json", report.body)).into_response()
+}
+
+async fn metrics(State(telemetry): State<Telemetry>) -> Response {
+    plain(Metrics::CONTENT_TYPE, telemetry.metrics.render())
+}
+
+fn plain(content_type: &'static str, body: impl Into<String>) -> Response {
+    ([(CONTENT_TYPE, content_type), (X_CONTENT_TYPE_OPTIONS, "nosniff")], body.into()).into_response()
+}
+
+/// Listens as Go does: an unspecified address of either family means all addresses of both.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    if !address.ip().is_unspecified() {
+        return listen_exactly(address);
+    }
+    match listen_exactly((Ipv6Addr::UNSPECIFIED, address.port()).into()) {
+        // No IPv6 in this kernel.
+        Err(error) if error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) => {
+            listen_exactly((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        listener => listener,
+    }
+}
+
+fn listen_exactly(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if address.ip() == Ipv6Addr::UNSPECIFIED {
+        setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
+    }
+    // Or a restart would have to wait for the connections of its predecessor to time out.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+async fn accept(listener: &TcpListener, routes: &Router) -> Result<Infallible> {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let place = Arc::clone(&room).acquire_owned().await?;
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let routes = routes.clone();
+                tokio::spawn(async move {
+                    serve(stream, routes).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: they do not come back by trying harder.
+                debug!("a connection cannot be accepted: {error}");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, routes: Router) {
+    let mut server = Builder::new(TokioExecutor::new());
+    let mut server = server.http1();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
+    let connection = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
+    if let Ok(Err(error)) = timeout(CONNECTION_TIMEOUT, connection).await {
+        debug!("a connection ended: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests;

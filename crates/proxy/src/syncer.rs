@@ -1,0 +1,121 @@
+//! The owner of what is known of the cluster.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::SystemTime;
+
+use anyhow::{Result, anyhow};
+use model::{State, Update};
+use telemetry::{Health, Metrics};
+use tokio::sync::mpsc::Receiver;
+use tokio::time::{Instant, sleep_until};
+use tracing::info;
+
+use crate::table::{Outcome, Table};
+
+/// How many updates are taken in before the tables are looked at again.
+const BATCH: usize = 4096;
+
+/// Takes in updates and keeps the table of each family true to them.
+///
+/// Nothing is written before both kinds of objects were listed once: until then, absence means nothing. While a table is
+/// being committed, updates are still taken in, and the tables do not wait for each other.
+#[derive(Debug)]
+pub(crate) struct Syncer {
+    state: State,
+    tables: Vec<Table>,
+    telemetry: Telemetry,
+    /// Whether the tables may be written.
+    complete: bool,
+}
+
+/// Who is told how the syncs go.
+#[derive(Clone, Debug)]
+pub(crate) struct Telemetry {
+    /// The metrics.
+    pub(crate) metrics: Arc<Metrics>,
+    /// The health state.
+    pub(crate) health: Arc<Health>,
+}
+
+impl Syncer {
+    /// One that knows nothing of the cluster yet.
+    pub(crate) fn new(tables: Vec<Table>, telemetry: Telemetry) -> Self {
+        Self { state: State::new(SystemTime::now()), tables, telemetry, complete: false }
+    }
+
+    /// Works until `updates` is closed.
+    ///
+    /// # Errors
+    /// A committing thread has died, which only a defect of this program can bring about.
+    pub(crate) async fn run(mut self, mut updates: Receiver<Update>) -> Result<()> {
+        self.tables.iter().for_each(Table::loop_started);
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let now = Instant::now();
+            self.tables.iter_mut().for_each(|table| table.start_what_is_due(&self.state, now));
+            let wake = self.tables.iter().filter_map(Table::wake).min();
+            tokio::select! {
+                count = updates.recv_many(&mut batch, BATCH) => match count {
+                    0 => return Ok(()),
+                    _ => self.take(&mut batch),
+                },
+                finished = finished(&mut self.tables) => {
+                    let (index, outcome) = finished?;
+                    self.tables[index].finish(outcome, Instant::now());
+                }
+                () = sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
+            }
+        }
+    }
+
+    fn take(&mut self, batch: &mut Vec<Update>) {
+        let (mut services, mut slices) = (0, 0);
+        for update in batch.drain(..) {
+            match update {
+                Update::Service(_) | Update::ServiceGone(_) => services += 1,
+                Update::Slice(_) | Update::SliceGone(_) => slices += 1,
+                Update::ListStarted(_) | Update::ListComplete(_) | Update::Unreadable(..) => {}
+            }
+            self.state.apply(update);
+        }
+        self.pass_on_changes();
+        let pending = self.tables.iter().map(Table::pending).max().unwrap_or_default();
+        (0..services).for_each(|_| self.telemetry.metrics.service_changed(pending));
+        (0..slices).for_each(|_| self.telemetry.metrics.endpoints_changed(pending));
+    }
+
+    fn pass_on_changes(&mut self) {
+        if !self.state.is_complete() {
+            return;
+        }
+        let changed = self.state.has_changes();
+        let changes = self.state.take_changes();
+        if !self.complete {
+            self.complete = true;
+            info!(services = self.state.services().count(), "Services and endpoint slices have been received");
+        } else if !changed {
+            return;
+        }
+        self.tables.iter_mut().for_each(|table| table.request(&changes));
+    }
+}
+
+/// The next table whose commit has ended, by its index, and how.
+async fn finished(tables: &mut [Table]) -> Result<(usize, Outcome)> {
+    poll_fn(|context| {
+        for (index, table) in tables.iter_mut().enumerate() {
+            if let Poll::Ready(outcome) = table.poll_commit(context) {
+                let family = table.family();
+                let died = || anyhow!("the thread that commits {family} rules has died: report it with this log");
+                return Poll::Ready(outcome.map(|outcome| (index, outcome)).ok_or_else(died));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests;
