@@ -168,7 +168,7 @@ fn a_chain_loop() -> Result<()> {
         add(&services, vec![common::verdict(key, Verdict::Goto(name("a")), None)]),
     ];
     let error = kernel.commit(&transaction(Family::Ip, ops)).unwrap_err().to_string();
-    assert_eq!(error, "");
+    assert_eq!(error, "the kernel refused add element ip t services { 80 : goto a }: Too many links (os error 31)");
     Ok(())
 }
 
