@@ -75,3 +75,20 @@ fn output_is_deterministic() {
     };
     assert_eq!(transaction(false), transaction(true));
 }
+
+#[test]
+fn every_chain_and_set_is_documented() {
+    let mut options = options(Family::V4);
+    options.node_ports = compiler::NodePorts::Only([ip("192.168.0.2")].into());
+    let world = World::new(options).with(services(8));
+    let text = include_str!("../../../../ARCHITECTURE.md");
+    let is_documented = |name: &str| {
+        let general = name.trim_end_matches(|c: char| c.is_ascii_digit());
+        let general = if general.len() < name.len() { format!("{general}N") } else { name.to_owned() };
+        text.contains(&format!("`{general}`"))
+    };
+    let table = world.table();
+    let names = table.chains().keys().chain(table.sets().keys());
+    let missing: Vec<_> = names.filter(|name| !is_documented(name.as_str())).collect();
+    assert!(missing.is_empty(), "ARCHITECTURE.md does not name {missing:?}");
+}
