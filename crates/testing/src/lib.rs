@@ -8,6 +8,8 @@
 //!
 //! Errors are [`anyhow::Error`]: tests only print them.
 
+mod children;
+
 pub mod api;
 pub mod netns;
 pub mod objects;

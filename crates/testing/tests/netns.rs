@@ -13,14 +13,15 @@ use testing::netns::{Cluster, Namespace};
 
 /// Who connects from `client` to `address` of `server`, as the server sees it.
 fn seen_source(server: &Namespace, address: IpAddr, client: &Namespace) -> IpAddr {
-    let listener = server.run(|| TcpListener::bind((address, 7)).unwrap());
+    let listener = server.run(|| TcpListener::bind((address, 0)).unwrap());
+    let destination = listener.local_addr().unwrap();
     thread::scope(|scope| {
         scope.spawn(move || {
             let (mut stream, peer) = listener.accept().unwrap();
             write!(stream, "{}", peer.ip()).unwrap();
         });
         client.run(|| {
-            let mut stream = TcpStream::connect_timeout(&(address, 7).into(), Duration::from_secs(2)).unwrap();
+            let mut stream = TcpStream::connect_timeout(&destination, Duration::from_secs(2)).unwrap();
             let mut seen = String::new();
             stream.read_to_string(&mut seen).unwrap();
             seen.parse().unwrap()

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use model::Family;
 use nix::errno::Errno;
 use testing::netns::{Cluster, Pod};
-use testing::traffic::{Echo, Flow, Refusal, Stream, ask_tcp, ask_udp};
+use testing::traffic::{Echo, Flow, Refusal, Stream, ask_sctp, ask_tcp, ask_udp};
 
 fn socket(address: IpAddr) -> SocketAddr {
     (address, 8080).into()
@@ -33,6 +33,9 @@ fn the_answer_tells_the_endpoint_and_the_source_it_saw() {
         }
         let reply = ask_udp(&cluster.client, Some(client), address).unwrap();
         assert_eq!((&*reply.endpoint, reply.seen_source), ("web two", client));
+        let _sctp = Echo::sctp(&pod.namespace, "web three", address).unwrap();
+        let reply = ask_sctp(&cluster.client, Some(client), address).unwrap();
+        assert_eq!((&*reply.endpoint, reply.seen_source), ("web three", client));
         assert_eq!(ask_tcp(&cluster.node, None, address).unwrap().seen_source.ip(), Cluster::gateway_address(family));
         assert_eq!(ask_udp(&cluster.node, None, address).unwrap().seen_source.ip(), Cluster::gateway_address(family));
     }
@@ -90,4 +93,37 @@ fn open_connections_go_on_until_the_server_stops() {
     assert_eq!(flow.ask().unwrap(), flow.ask().unwrap());
     drop(udp);
     assert_eq!(flow.ask(), Err(Refusal::Refused));
+}
+
+#[test]
+fn sctp_is_translated_and_refused() {
+    let cluster = Cluster::new().unwrap();
+    let pod = cluster.pod("web").unwrap();
+    for (family, ip, vip) in [(Family::V4, "ip", "10.96.0.1"), (Family::V6, "ip6", "fd00:10:96::1")] {
+        let endpoint = socket(pod.address(family));
+        let rules = format!(
+            "table {ip} t {{
+                chain translate {{
+                    type nat hook prerouting priority -100
+                    {ip} daddr {vip} sctp dport 80 dnat to {endpoint}
+                }}
+                chain hide {{
+                    type nat hook postrouting priority 100
+                    sctp dport 8080 masquerade
+                }}
+                chain refuse {{
+                    type filter hook forward priority 0
+                    {ip} daddr {vip} reject
+                }}
+            }}"
+        );
+        cluster.node.sh(&format!("nft -f - <<'END'\n{rules}\nEND")).unwrap();
+        let _server = Echo::sctp(&pod.namespace, "web", endpoint).unwrap();
+        let vip: IpAddr = vip.parse().unwrap();
+        let reply = ask_sctp(&cluster.client, None, (vip, 80).into()).unwrap();
+        assert_eq!((&*reply.endpoint, reply.seen_source.ip()), ("web", Cluster::gateway_address(family)));
+        for _ in 0..3 {
+            assert_eq!(ask_sctp(&cluster.client, None, (vip, 81).into()), Err(Refusal::Refused));
+        }
+    }
 }

@@ -11,6 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 
 use super::{Shared, handlers};
+use crate::children;
 
 /// Whether it listens on this address.
 type Answer = Result<SocketAddr>;
@@ -90,7 +91,7 @@ fn run(
             }),
             Order::Down => {
                 // All tasks die with it, and all connections with them.
-                runtime = None;
+                children::close(runtime.take());
                 Ok(address)
             }
             Order::BookmarkEvery(wanted) => {

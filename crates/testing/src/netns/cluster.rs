@@ -60,8 +60,8 @@ impl Cluster {
         for family in Family::ALL {
             let (node, client) = (Self::node_address(family), Self::client_address(family));
             let length = if family == Family::V4 { 24 } else { 64 };
-            cluster.node.ip(&format!("address add {node}/{length} dev eth0"))?;
-            cluster.client.ip(&format!("address add {client}/{length} dev eth0"))?;
+            cluster.node.add_address("eth0", &format!("{node}/{length}"))?;
+            cluster.client.add_address("eth0", &format!("{client}/{length}"))?;
             cluster.node.ip(&format!("route add default via {client}"))?;
             cluster.client.ip(&format!("route add default via {node}"))?;
         }
@@ -110,9 +110,9 @@ impl Cluster {
         for family in Family::ALL {
             let (address, gateway, interface) =
                 (pod.address(family), Self::gateway_address(family), &pod.node_interface);
-            self.node.ip(&format!("address add {gateway} dev {interface}"))?;
+            self.node.add_address(interface, &gateway.to_string())?;
             self.node.ip(&format!("route add {address} dev {interface} src {gateway}"))?;
-            pod.namespace.ip(&format!("address add {address} dev eth0"))?;
+            pod.namespace.add_address("eth0", &address.to_string())?;
             pod.namespace.ip(&format!("route add {gateway} dev eth0"))?;
             pod.namespace.ip(&format!("route add default via {gateway} dev eth0 src {address}"))?;
         }

@@ -11,17 +11,34 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::panic;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 
+use crate::children;
+
 pub use cluster::{Cluster, Pod};
 
-/// A network namespace with its loopback interface up and duplicate address detection off, so that addresses work at
-/// once.
+/// What makes a namespace predictable. Links that are made or arrive there later inherit what `default` says.
+const PARAMETERS: [(&str, &str); 8] = [
+    // Link-local addresses can be used at once.
+    ("net/ipv6/conf/default/accept_dad", "0"),
+    ("net/ipv6/conf/default/router_solicitations", "0"),
+    // Every refusal is told, not one in a second.
+    ("net/ipv4/icmp_ratelimit", "0"),
+    ("net/ipv6/icmp/ratelimit", "0"),
+    // Routes stay as they were set, even where a packet leaves by the interface it came from.
+    ("net/ipv4/conf/all/send_redirects", "0"),
+    ("net/ipv4/conf/default/send_redirects", "0"),
+    ("net/ipv6/conf/all/accept_redirects", "0"),
+    ("net/ipv6/conf/default/accept_redirects", "0"),
+];
+
+/// A network namespace with its loopback interface up, without duplicate address detection, and without limits on the
+/// rate of ICMP errors.
 #[derive(Debug)]
 pub struct Namespace {
     label: String,
@@ -38,9 +55,9 @@ impl Namespace {
         let handle =
             on_a_thread(&label, unshared).with_context(|| format!("cannot make the network namespace {label:?}"))?;
         let namespace = Self { label, handle };
-        // Links that are made or arrive here later inherit this.
-        namespace.sysctl("net/ipv6/conf/default/accept_dad", "0")?;
-        namespace.sysctl("net/ipv6/conf/default/router_solicitations", "0")?;
+        for (parameter, value) in PARAMETERS {
+            namespace.sysctl(parameter, value)?;
+        }
         namespace.ip("link set lo up")?;
         Ok(namespace)
     }
@@ -73,7 +90,9 @@ impl Namespace {
         })
     }
 
-    /// A command that will run inside.
+    /// A command that will run inside. For one that is over soon, [`Namespace::sh`] and [`Namespace::ip`] are better: they
+    /// check the outcome, and servers of this crate are not stopped while one of them runs, so that no child that is
+    /// being started has a copy of their sockets.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
@@ -110,6 +129,16 @@ impl Namespace {
             .with_context(|| format!("in namespace {:?}: cannot set /proc/sys/{parameter} to {value}", self.label))
     }
 
+    /// Gives `interface` an address, alone or with the length of its prefix. It can be used at once.
+    ///
+    /// # Errors
+    /// There is no such interface, or it has the address already.
+    pub fn add_address(&self, interface: &str, address: &str) -> Result<()> {
+        // Even without duplicate address detection, only `nodad` makes the kernel skip the tentative state.
+        let flags = if address.contains(':') { "nodad" } else { "" };
+        self.ip(&format!("address add {address} dev {interface} {flags}")).map(drop)
+    }
+
     /// Connects it to `peer` with a cable: an interface here and one named `peer_interface` there, both up.
     ///
     /// # Errors
@@ -125,8 +154,8 @@ impl Namespace {
 
     fn output(&self, mut command: Command, shown: &str) -> Result<String> {
         let label = &self.label;
-        let output = command
-            .output()
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = children::run(&mut command)
             .with_context(|| format!("in namespace {label:?}: cannot run `nsenter` (Debian package util-linux)"))?;
         if !output.status.success() {
             let stderr = String::from_utf8_lossy(&output.stderr);

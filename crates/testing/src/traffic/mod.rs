@@ -1,8 +1,10 @@
 //! Servers and clients with real sockets in [namespaces](Namespace): who answered, and whose address did it see?
 //!
 //! An [`Echo`] server introduces itself to every client with one line, `LABEL ADDRESS:PORT`, the latter being the client
-//! as the server sees it: the client itself, or the node if that masquerades. [`ask_tcp`] and [`ask_udp`] return that
-//! line; [`Stream`] and [`Flow`] stay open, to see whether an established connection keeps its endpoint.
+//! as the server sees it: the client itself, or the node if that masquerades. [`ask_tcp`], [`ask_udp`] and [`ask_sctp`]
+//! return that line; [`Stream`] and [`Flow`] stay open, to see whether an established connection keeps its endpoint.
+
+mod sctp;
 
 use std::io::{self, BufRead as _, BufReader, ErrorKind, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -16,7 +18,10 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
+use crate::children;
 use crate::netns::Namespace;
+
+pub use sctp::ask_sctp;
 
 /// How long a client waits for anything. Within a machine answers take microseconds; the first retransmission of a TCP
 /// SYN comes after 1 s, which gives a lost packet a second chance.
@@ -93,13 +98,15 @@ impl Echo {
     fn serve(address: SocketAddr, server: impl Future<Output = io::Result<()>> + Send + 'static) -> Result<Self> {
         let runtime = runtime()?;
         let (stop, stopped) = oneshot::channel();
+        let mut server = Box::pin(server);
         let thread = thread::spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    outcome = server => outcome.expect("an echo server has sockets to spare"),
+                    outcome = &mut server => outcome.expect("an echo server has sockets to spare"),
                     _ = stopped => (),
                 }
             });
+            children::close((server, runtime));
         });
         Ok(Self { address, running: Some((stop, thread)) })
     }
@@ -268,8 +275,9 @@ fn connect(source: Option<SocketAddr>, destination: SocketAddr) -> Result<TcpStr
             SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
             SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
         };
+        // Closes with a reset, which leaves nothing in TIME_WAIT: the same ports can be used again at once.
+        socket.set_zero_linger()?;
         if let Some(source) = source {
-            // The port may have been used a moment ago.
             socket.set_reuseaddr(true)?;
             socket.bind(source).unwrap_or_else(|error| panic!("this host does not have {source}: {error}"));
         }
