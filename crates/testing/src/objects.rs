@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 #[derive(Clone, Debug)]
 pub struct Service(Value);
 
-/// An EndpointSlice; see [`slice`].
+/// An EndpointSlice; see [`slice()`].
 #[derive(Clone, Debug)]
 pub struct Slice(Value);
 

@@ -36,6 +36,8 @@ pub struct Scale {
 }
 
 impl Scale {
+    /// Chooses the size.
+    ///
     /// # Panics
     /// If there are more than [`MAX_SERVICES`], or 10.128.0.0/9 has too few addresses for all endpoints.
     pub fn new(services: u32, endpoints: u32) -> Self {
