@@ -31,7 +31,7 @@ fn crates_know_only_of_those_they_may() {
     for package in &packages {
         let name = text(package, "name");
         let allowed: BTreeSet<_> = EDGES.iter().filter(|(n, _)| *n == name).flat_map(|(_, to)| *to).copied().collect();
-        for dependency in dependencies(package, |kind| kind.is_null()) {
+        for dependency in dependencies(package, Value::is_null) {
             assert!(!names.contains(dependency) || allowed.contains(dependency), "{name} must not use {dependency}");
         }
         for dependency in dependencies(package, |kind| kind == "dev") {
@@ -44,7 +44,7 @@ fn crates_know_only_of_those_they_may() {
 #[test]
 fn model_ruleset_and_compiler_do_without_libnftnl_tokio_and_kube() {
     for package in workspace().iter().filter(|p| ["model", "ruleset", "compiler"].contains(&text(p, "name"))) {
-        for dependency in dependencies(package, |kind| kind.is_null()) {
+        for dependency in dependencies(package, Value::is_null) {
             assert!(!HEAVY.contains(&dependency), "{} must not use {dependency}", text(package, "name"));
         }
     }
