@@ -1,0 +1,8 @@
+//! The program as a whole, in a network namespace of its own. These tests need root, `ip`, `nft` and `setpriv`.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
+
+mod api;
+mod directory;
+mod process;
+mod refusals;

@@ -1,0 +1,146 @@
+//! Starting kube-proxy and waiting for what it does.
+
+use std::fmt::Display;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use testing::netns::Namespace;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_kube-proxy");
+/// How long anything may take: far longer than it does on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(20);
+
+pub(crate) const HEALTH_PORT: u16 = 10256;
+pub(crate) const METRICS_PORT: u16 = 10249;
+
+/// A running kube-proxy, which is killed when this is dropped. Its rules stay.
+pub(crate) struct Proxy<'a> {
+    namespace: &'a Namespace,
+    child: Child,
+    directory: TempDir,
+}
+
+impl<'a> Proxy<'a> {
+    /// Starts it with these arguments.
+    pub(crate) fn start(namespace: &'a Namespace, arguments: &[&str]) -> Self {
+        let mut command = namespace.command(PROGRAM);
+        command.args(arguments);
+        Self::spawn(namespace, command)
+    }
+
+    /// Starts it as root without one capability, such as `net_admin`.
+    pub(crate) fn start_without(namespace: &'a Namespace, capability: &str, arguments: &[&str]) -> Self {
+        let mut command = namespace.command("setpriv");
+        command.arg(format!("--bounding-set=-{capability}")).arg(format!("--inh-caps=-{capability}"));
+        command.arg(PROGRAM).args(arguments);
+        Self::spawn(namespace, command)
+    }
+
+    fn spawn(namespace: &'a Namespace, mut command: Command) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let output = File::create(directory.path().join("log")).unwrap();
+        command.stdout(output.try_clone().unwrap()).stderr(output);
+        // As in a process that no cluster started.
+        command.env_remove("KUBERNETES_SERVICE_HOST").env_remove("KUBERNETES_SERVICE_PORT");
+        Self { namespace, child: command.spawn().unwrap(), directory }
+    }
+
+    /// All that it printed so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap()
+    }
+
+    /// Waits until `condition` holds.
+    pub(crate) fn wait(&self, what: impl Display, condition: impl Fn() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition() {
+            assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what}; log:\n{}", self.log());
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until it has logged this.
+    pub(crate) fn wait_for_log(&self, text: &str) {
+        self.wait(format_args!("a log line with {text:?}"), || self.log().contains(text));
+    }
+
+    /// Waits until its IPv4 table, as `nft` lists it, has this text in it.
+    pub(crate) fn wait_for_rule(&self, text: &str) {
+        self.wait(format_args!("{text:?} in the table"), || table(self.namespace).contains(text));
+    }
+
+    /// Waits until its IPv4 table does not have this text in it any more.
+    pub(crate) fn wait_for_no_rule(&self, text: &str) {
+        self.wait(format_args!("{text:?} out of the table"), || !table(self.namespace).contains(text));
+    }
+
+    /// Waits until it has ended, and returns how, and all that it printed.
+    pub(crate) fn wait_for_end(mut self) -> (ExitStatus, String) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return (status, self.log());
+            }
+            assert!(Instant::now() < deadline, "it did not end within {PATIENCE:?}; log:\n{}", self.log());
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Sends a signal, by name.
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Gets a path of one of its servers: status and body. `None` if nobody listens.
+    pub(crate) fn get(&self, port: u16, path: &str) -> Option<(u16, String)> {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+        let answer = self.namespace.run(|| {
+            let mut stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).ok()?;
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            Some(answer)
+        })?;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        Some((head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned()))
+    }
+
+    /// Waits until a path is answered with this status, and returns the body.
+    pub(crate) fn wait_for_status(&self, port: u16, path: &str, status: u16) -> String {
+        self.wait(format_args!("{status} from {path}"), || {
+            self.get(port, path).is_some_and(|(found, _)| found == status)
+        });
+        self.get(port, path).unwrap().1
+    }
+}
+
+impl Drop for Proxy<'_> {
+    fn drop(&mut self) {
+        // Both fail if it has ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// The IPv4 table as `nft` lists it; empty if there is none.
+pub(crate) fn table(namespace: &Namespace) -> String {
+    namespace.sh("nft list table ip kube-proxy 2>/dev/null || true").unwrap()
+}
+
+/// Writes objects into a file of a manifest directory, in one step as an editor would.
+pub(crate) fn write(directory: &Path, file: &str, objects: &[Value]) {
+    let text: String = objects.iter().map(|object| format!("---\n{object}\n")).collect();
+    let temporary = directory.join(".new");
+    fs::write(&temporary, text).unwrap();
+    fs::rename(temporary, directory.join(file)).unwrap();
+}
