@@ -4,5 +4,6 @@
 
 mod histories;
 mod packets;
+mod rules;
 mod shape;
 mod world;
