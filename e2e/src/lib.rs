@@ -1,1 +1,20 @@
-//! Whole-binary tests over network namespaces, and the demo.
+//! The real binary `kube-proxy` on a node made of network namespaces, and questions to it with real sockets.
+//!
+//! - [`Proxy`]: the binary, on a directory of manifests that tests and the demo edit.
+//! - [`Workload`]: a pod whose servers say who they are.
+//! - [`Probe`]: who asks what, and what is to come of it.
+//!
+//! The tests are in `tests/it`, the demo in `src/bin/demo`. Both need root.
+
+mod http;
+mod manifests;
+mod probe;
+mod proxy;
+mod settings;
+mod workload;
+
+pub use manifests::Manifests;
+pub use probe::{Destination, Expected, Host, Probe, Seen, Source, answers};
+pub use proxy::{PATIENCE, Proxy};
+pub use settings::Settings;
+pub use workload::Workload;

@@ -1,0 +1,2 @@
+//! Shows Services at work on a made-up node.
+fn main() {}

@@ -1,0 +1,39 @@
+//! The configuration that the proxy is started with.
+
+use std::fmt;
+
+use testing::netns::Cluster;
+
+/// What differs between tests of a `KubeProxyConfiguration`.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// `nftables.minSyncPeriod`. Short by default, so that tests do not wait; the demo and one test use the product's own.
+    pub min_sync_period: &'static str,
+    /// `nftables.masqueradeAll`.
+    pub masquerade_all: bool,
+    /// `nodePortAddresses`; none leaves the product's default.
+    pub node_port_addresses: &'static [&'static str],
+    /// Whether pods can be told from other hosts (`clusterCIDR`).
+    pub knows_pods: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { min_sync_period: "10ms", masquerade_all: false, node_port_addresses: &[], knows_pods: true }
+    }
+}
+
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables")?;
+        writeln!(f, "nftables:\n  minSyncPeriod: {}", self.min_sync_period)?;
+        writeln!(f, "  masqueradeAll: {}", self.masquerade_all)?;
+        if self.knows_pods {
+            writeln!(f, "clusterCIDR: {},{}", Cluster::POD_CIDR_V4, Cluster::POD_CIDR_V6)?;
+        }
+        if !self.node_port_addresses.is_empty() {
+            writeln!(f, "nodePortAddresses: {:?}", self.node_port_addresses)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,58 @@
+//! Pods that serve.
+
+use anyhow::Result;
+use model::{Family, Protocol};
+use testing::netns::{Cluster, Pod};
+use testing::traffic::Echo;
+
+use crate::probe::Host;
+
+/// A pod with servers, which introduce themselves as `NAME:PORT`. They stop when it is dropped.
+#[derive(Debug)]
+pub struct Workload {
+    name: String,
+    pod: Pod,
+    servers: Vec<Echo>,
+}
+
+impl Workload {
+    /// Makes a pod that listens on these ports, in both families.
+    ///
+    /// # Errors
+    /// The cluster is full, or a port is given twice.
+    pub fn start(cluster: &Cluster, name: &str, ports: &[(Protocol, u16)]) -> Result<Self> {
+        let pod = cluster.pod(name)?;
+        let mut servers = Vec::new();
+        for family in Family::ALL {
+            for (protocol, port) in ports {
+                let serve = match protocol {
+                    Protocol::Tcp => Echo::tcp,
+                    Protocol::Udp => Echo::udp,
+                    Protocol::Sctp => Echo::sctp,
+                };
+                servers.push(serve(&pod.namespace, &format!("{name}:{port}"), (pod.address(family), *port).into())?);
+            }
+        }
+        Ok(Self { name: name.to_owned(), pod, servers })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its namespace and addresses.
+    pub const fn pod(&self) -> &Pod {
+        &self.pod
+    }
+
+    /// Itself as a client.
+    pub fn host(&self) -> Host<'_> {
+        Host::pod(&self.name, &self.pod)
+    }
+
+    /// Ends its servers and connections, as when its containers are killed. The pod keeps its addresses.
+    pub fn kill(&mut self) {
+        self.servers.clear();
+    }
+}

@@ -1,0 +1,143 @@
+//! Every kind of frontend, with and without endpoints, and who is masqueraded.
+
+use e2e::Expected::{Lost, Refused};
+use e2e::{Destination, Settings, Source, answers};
+use model::Family;
+
+use crate::world::{HTTP, Port, World, case, cluster_ip, everything, external_ip, node_port, service, vip, ways};
+
+const WEB: [&str; 3] = ["web-0:8080", "web-1:8080", "web-2:8080"];
+
+#[test]
+fn every_frontend_reaches_all_endpoints() {
+    const ALL: &[(usize, &str)] = &[(0, "l"), (1, "l"), (2, "")];
+    const DNS: [Port; 4] = [
+        ("dns-tcp", "TCP", 53, 5301),
+        ("dns", "UDP", 53, 5302),
+        ("dns-sctp", "SCTP", 53, 5303),
+        ("metrics", "TCP", 9153, 8081),
+    ];
+    let mut world = World::new(&Settings::default());
+    let (web, dns) = (everything("web", 1), service("dns", 2, &DNS));
+    let [web4, web6] = world.slices("web", &[HTTP], ALL);
+    let [dns4, dns6] = world.slices("dns", &DNS, &[(1, "l"), (2, "")]);
+    world.apply(&[&web, &web4, &web6, &dns, &dns4, &dns6]);
+
+    let (pod, node, outside) = (world.pod(), world.node(), world.outside());
+    for family in Family::ALL {
+        let (web, dns) = (cluster_ip(family, 1), cluster_ip(family, 2));
+        let all = |source| answers(&WEB, source);
+        let both = |port: u16| answers(&[&format!("web-1:{port}"), &format!("web-2:{port}")], Source::Client);
+        world.check([
+            case("a pod to a ClusterIP", pod, Destination::tcp(web, 80), all(Source::Client)),
+            case("the node to a ClusterIP", node, Destination::tcp(web, 80), all(Source::Node)),
+            case("outside to a ClusterIP", outside, Destination::tcp(web, 80), all(Source::Node)),
+            case(
+                "an endpoint to its own Service",
+                world.web[0].host(),
+                Destination::tcp(web, 80),
+                all(Source::Client).but(WEB[0], Source::Node),
+            ),
+            case("one port of three protocols: TCP", pod, Destination::tcp(dns, 53), both(5301)),
+            case("one port of three protocols: UDP", pod, Destination::udp(dns, 53), both(5302)),
+            case("one port of three protocols: SCTP", pod, Destination::sctp(dns, 53), both(5303)),
+            case("another port of the same Service", pod, Destination::tcp(dns, 9153), both(8081)),
+            case("a port that the ClusterIP does not have", pod, Destination::tcp(web, 81), Refused),
+            case("a port that it has over TCP only", pod, Destination::udp(web, 80), Refused),
+            case("such a port, from the node", node, Destination::tcp(web, 81), Refused),
+            case("such a port, from outside", outside, Destination::udp(web, 81), Refused),
+            case("a ClusterIP of no Service", pod, Destination::tcp(cluster_ip(family, 77), 80), Lost),
+            case(
+                "an endpoint itself",
+                pod,
+                Destination::tcp(world.web[0].pod().address(family), 8080),
+                answers(&WEB[..1], Source::Client),
+            ),
+        ]);
+        for (name, to) in &ways(family, 1)[1..] {
+            for from in [pod, node, outside] {
+                world.check([case(name, from, *to, all(Source::Node))]);
+            }
+        }
+        world.check([
+            case("a port of a load balancer that no Service has", outside, Destination::tcp(vip(family, 1), 81), Lost),
+            case(
+                "a port of the node that no Service has",
+                outside,
+                Destination::tcp(node.address(family), node_port(9)),
+                Refused,
+            ),
+        ]);
+    }
+}
+
+#[test]
+fn without_endpoints_every_frontend_refuses() {
+    const UDP: Port = ("udp", "UDP", 53, 5302);
+    let mut world = World::new(&Settings::default());
+    let tcp = everything("nobody", 1);
+    let mut udp = service("nobody-udp", 2, &[UDP]).node_port(node_port(2));
+    for family in Family::ALL {
+        udp = udp.load_balancer_ip(&vip(family, 2).to_string());
+    }
+    // One Service has no slice at all, the other one without usable endpoints.
+    let [udp4, udp6] = world.slices("nobody-udp", &[UDP], &[(0, "l-"), (1, "ld")]);
+    world.apply(&[&tcp, &udp, &udp4, &udp6]);
+    let hosts = [world.pod(), world.node(), world.outside()];
+    for family in Family::ALL {
+        let udp = [
+            ("ClusterIP over UDP", Destination::udp(cluster_ip(family, 2), 53)),
+            ("load balancer over UDP", Destination::udp(vip(family, 2), 53)),
+            ("NodePort over UDP", Destination::udp(world.node().address(family), node_port(2))),
+        ];
+        let ways: Vec<_> = ways(family, 1).into_iter().chain(udp).collect();
+        world.check(ways.iter().flat_map(|(name, to)| hosts.map(|from| case(name, from, *to, Refused))));
+    }
+}
+
+/// Of `status.loadBalancer`, only addresses that packets arrive with are frontends.
+#[test]
+fn a_load_balancer_that_is_a_proxy_is_none_of_ours() {
+    let mut world = World::new(&Settings::default());
+    let mut web = service("web", 1, &[HTTP]);
+    let number = |mode| if mode == "VIP" { 1 } else { 2 };
+    let ingress: Vec<_> = Family::ALL
+        .iter()
+        .flat_map(|family| {
+            ["VIP", "Proxy"]
+                .map(|mode| serde_json::json!({"ip": vip(*family, number(mode)).to_string(), "ipMode": mode}))
+        })
+        .collect();
+    web = web.set("/spec/type", "LoadBalancer").set("/status/loadBalancer/ingress", ingress);
+    let [web4, web6] = world.slices("web", &[HTTP], &[(0, "l")]);
+    world.apply(&[&web, &web4, &web6]);
+    for family in Family::ALL {
+        let masqueraded = answers(&WEB[..1], Source::Node);
+        world.check([
+            case("ipMode VIP", world.outside(), Destination::tcp(vip(family, 1), 80), masqueraded),
+            case("ipMode Proxy", world.outside(), Destination::tcp(vip(family, 2), 80), Lost),
+        ]);
+    }
+}
+
+/// A Service has what its ClusterIPs have: with one of IPv4 only, its other addresses of IPv6 are left alone.
+#[test]
+fn a_family_without_cluster_ip_is_left_alone() {
+    let mut world = World::new(&Settings::default());
+    let mut web = testing::objects::service("default", "web").cluster_ip("10.96.0.1").port("http", "TCP", 80);
+    web = web.node_port(node_port(1));
+    for family in Family::ALL {
+        web = web.external_ip(&external_ip(family, 1).to_string());
+    }
+    let [web4, web6] = world.slices("web", &[HTTP], &[(0, "l")]);
+    world.apply(&[&web, &web4, &web6]);
+    let (outside, masqueraded) = (world.outside(), answers(&WEB[..1], Source::Node));
+    let node_port = |family| Destination::tcp(world.node().address(family), node_port(1));
+    let external = |family| Destination::tcp(external_ip(family, 1), 80);
+    world.check([
+        case("NodePort, IPv4", outside, node_port(Family::V4), masqueraded.clone()),
+        case("NodePort, IPv6", outside, node_port(Family::V6), Refused),
+        case("external IP, IPv4", outside, external(Family::V4), masqueraded),
+        case("external IP, IPv6", outside, external(Family::V6), Lost),
+    ]);
+}

@@ -1,0 +1,167 @@
+//! A node with the proxy, three pods that serve, a pod that asks, and a host outside.
+
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use e2e::{Destination, Expected, Host, Probe, Proxy, Settings, Workload};
+use model::{Family, Protocol};
+use testing::netns::Cluster;
+use testing::objects::{self, Service, Slice};
+
+/// Ports that every workload listens on.
+pub(crate) const PORTS: [(Protocol, u16); 6] = [
+    (Protocol::Tcp, 8080),
+    (Protocol::Tcp, 8081),
+    (Protocol::Tcp, 5301),
+    (Protocol::Udp, 5302),
+    (Protocol::Udp, 5353),
+    (Protocol::Sctp, 5303),
+];
+
+/// An endpoint: the number of its workload, and `l` if it is on our node, `t` if it terminates but serves, `d` if it
+/// terminates and does not, `-` if it is not ready.
+pub(crate) type End = (usize, &'static str);
+
+/// One port of a Service and of its endpoints: name, protocol as the API spells it, port, targetPort.
+pub(crate) type Port = (&'static str, &'static str, u16, u16);
+
+pub(crate) const HTTP: Port = ("http", "TCP", 80, 8080);
+
+pub(crate) struct World {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) web: [Workload; 3],
+    pub(crate) shop: Workload,
+    pub(crate) proxy: Proxy,
+}
+
+/// What is sent from where, and what is to come of it; the name is for messages.
+pub(crate) struct Case<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) from: Host<'a>,
+    pub(crate) to: Destination,
+    pub(crate) expected: Expected,
+}
+
+pub(crate) fn case<'a>(name: &'a str, from: Host<'a>, to: Destination, expected: Expected) -> Case<'a> {
+    Case { name, from, to, expected }
+}
+
+impl World {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let cluster = Arc::new(Cluster::new().unwrap());
+        let web = ["web-0", "web-1", "web-2"].map(|name| Workload::start(&cluster, name, &PORTS).unwrap());
+        let shop = Workload::start(&cluster, "shop", &[]).unwrap();
+        let proxy = Proxy::start(Arc::clone(&cluster), settings).unwrap();
+        Self { cluster, web, shop, proxy }
+    }
+
+    /// Makes these objects all that there is, in one file, and waits for the rules.
+    pub(crate) fn apply(&mut self, objects: &[&dyn Display]) {
+        self.proxy.apply("objects.yaml", objects).unwrap();
+    }
+
+    pub(crate) fn pod(&self) -> Host<'_> {
+        self.shop.host()
+    }
+
+    pub(crate) fn node(&self) -> Host<'_> {
+        Host::node(&self.cluster)
+    }
+
+    pub(crate) fn outside(&self) -> Host<'_> {
+        Host::outside(&self.cluster)
+    }
+
+    /// The slice of one family of a Service.
+    pub(crate) fn slice(&self, family: Family, service: &str, ports: &[Port], ends: &[End]) -> Slice {
+        let name = format!("{service}-{}", family.label().to_lowercase());
+        let mut slice = objects::slice("default", &name, service).set("/addressType", family.label());
+        for (name, protocol, _, target) in ports {
+            slice = slice.port(name, protocol, *target);
+        }
+        for (workload, flags) in ends {
+            slice = slice.endpoint(&self.web[*workload].pod().address(family).to_string());
+            slice = slice.on_node(if flags.contains('l') { Proxy::NODE } else { "elsewhere" });
+            let (terminating, ready) = (flags.contains(['t', 'd']), !flags.contains(['t', 'd', '-']));
+            slice = slice.conditions(ready, ready || flags.contains('t'), terminating);
+        }
+        slice
+    }
+
+    /// The slices of both families.
+    pub(crate) fn slices(&self, service: &str, ports: &[Port], ends: &[End]) -> [Slice; 2] {
+        Family::ALL.map(|family| self.slice(family, service, ports, ends))
+    }
+
+    /// Tries all cases and panics with those that failed.
+    pub(crate) fn check<'a>(&'a self, cases: impl IntoIterator<Item = Case<'a>>) {
+        let (mut failed, mut count) = (Vec::new(), 0);
+        for Case { name, from, to, expected } in cases {
+            count += 1;
+            let probe = Probe { from, to };
+            let seen = probe.ask(&expected);
+            if !seen.is(&probe, &expected) {
+                failed.push(format!("{name}\n    sent      {probe}\n    expected  {expected}\n    seen      {seen}"));
+            }
+        }
+        assert!(count > 0, "no case was tried");
+        if !failed.is_empty() {
+            panic!("{} of {count} cases failed:\n{}\n{}", failed.len(), failed.join("\n"), self.proxy.log_tail());
+        }
+    }
+}
+
+/// A dual-stack Service.
+pub(crate) fn service(name: &str, number: u8, ports: &[Port]) -> Service {
+    let mut service = objects::service("default", name);
+    for family in Family::ALL {
+        service = service.cluster_ip(&cluster_ip(family, number).to_string());
+    }
+    ports.iter().fold(service, |service, (name, protocol, port, _)| service.port(name, protocol, *port))
+}
+
+/// A Service that can be reached in every way: ClusterIP, external IP, load balancer and NodePort `30000 + number`.
+pub(crate) fn everything(name: &str, number: u8) -> Service {
+    let mut service = service(name, number, &[HTTP]).node_port(node_port(number));
+    for family in Family::ALL {
+        service = service.external_ip(&external_ip(family, number).to_string());
+        service = service.load_balancer_ip(&vip(family, number).to_string());
+    }
+    service
+}
+
+/// The ports of the four ways to such a Service, named.
+pub(crate) fn ways(family: Family, number: u8) -> [(&'static str, Destination); 4] {
+    [
+        ("ClusterIP", Destination::tcp(cluster_ip(family, number), 80)),
+        ("external IP", Destination::tcp(external_ip(family, number), 80)),
+        ("load balancer", Destination::tcp(vip(family, number), 80)),
+        ("NodePort", Destination::tcp(Cluster::node_address(family), node_port(number))),
+    ]
+}
+
+pub(crate) const fn node_port(number: u8) -> u16 {
+    30000 + number as u16
+}
+
+pub(crate) fn cluster_ip(family: Family, number: u8) -> IpAddr {
+    address(family, "10.96.0", "fd00:10:96:", number)
+}
+
+pub(crate) fn external_ip(family: Family, number: u8) -> IpAddr {
+    address(family, "203.0.113", "2001:db8:113:", number)
+}
+
+pub(crate) fn vip(family: Family, number: u8) -> IpAddr {
+    address(family, "198.51.100", "2001:db8:51:", number)
+}
+
+fn address(family: Family, v4: &str, v6: &str, number: u8) -> IpAddr {
+    match family {
+        Family::V4 => format!("{v4}.{number}"),
+        Family::V6 => format!("{v6}:{number}"),
+    }
+    .parse()
+    .unwrap()
+}
