@@ -3,6 +3,7 @@
 use std::env;
 use std::fmt::Display;
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -94,7 +95,8 @@ impl Proxy {
         command.args(["--pdeathsig", "KILL", "--"]).arg(binary()?);
         command.arg("--manifest-dir").arg(self.manifests.directory()).arg("--config").arg(configuration);
         command.args(["--hostname-override", Self::NODE, "-v", "4"]);
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // Ctrl-C is for us to act on.
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         self.process = Some(command.spawn().context("cannot run `nsenter` and `setpriv` (Debian package util-linux)")?);
         Ok(())
     }
