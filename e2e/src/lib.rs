@@ -3,6 +3,7 @@
 //! - [`Proxy`]: the binary, on a directory of manifests that tests and the demo edit.
 //! - [`Workload`]: a pod whose servers say who they are.
 //! - [`Probe`]: who asks what, and what is to come of it.
+//! - [`Traffic`]: a steady stream of connections, to see whether a change costs any.
 //!
 //! The tests are in `tests/it`, the demo in `src/bin/demo`. Both need root.
 
@@ -11,10 +12,12 @@ mod manifests;
 mod probe;
 mod proxy;
 mod settings;
+mod traffic;
 mod workload;
 
 pub use manifests::Manifests;
 pub use probe::{Destination, Expected, Host, Probe, Seen, Source, answers};
 pub use proxy::{PATIENCE, Proxy};
 pub use settings::Settings;
+pub use traffic::Traffic;
 pub use workload::Workload;

@@ -12,7 +12,7 @@ use crate::probe::Host;
 pub struct Workload {
     name: String,
     pod: Pod,
-    servers: Vec<Echo>,
+    _servers: Vec<Echo>,
 }
 
 impl Workload {
@@ -33,7 +33,7 @@ impl Workload {
                 servers.push(serve(&pod.namespace, &format!("{name}:{port}"), (pod.address(family), *port).into())?);
             }
         }
-        Ok(Self { name: name.to_owned(), pod, servers })
+        Ok(Self { name: name.to_owned(), pod, _servers: servers })
     }
 
     /// Its name.
@@ -49,10 +49,5 @@ impl Workload {
     /// Itself as a client.
     pub fn host(&self) -> Host<'_> {
         Host::pod(&self.name, &self.pod)
-    }
-
-    /// Ends its servers and connections, as when its containers are killed. The pod keeps its addresses.
-    pub fn kill(&mut self) {
-        self.servers.clear();
     }
 }

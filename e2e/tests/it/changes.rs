@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use e2e::Expected::{Lost, Refused};
-use e2e::{Destination, Settings, Source, answers};
+use e2e::{Destination, Settings, Source, Traffic, answers};
 use model::Family;
 use testing::netns::Cluster;
 use testing::traffic::{Flow, Stream};
 
-use crate::world::{HTTP, Port, World, case, cluster_ip, everything, node_port, service, vip, ways};
+use crate::world::{End, HTTP, Port, World, case, cluster_ip, everything, node_port, service, vip, ways};
 
 /// Long enough for an edit of a manifest under the product's own settings: the directory has to be quiet for 50 ms, and
 /// minSyncPeriod may have to pass. Twice that, for two CPUs that run other tests.
@@ -76,6 +76,32 @@ fn endpoints_come_and_go_while_connections_run() {
     apply(&mut world, &[(0, "l")]);
     all_alive(&mut running, "after one endpoint came back");
     reaches(&world, &["web-0:8080"]);
+}
+
+/// All endpoints run all the time: whatever the rules say at any moment, a connection has somewhere to go.
+#[test]
+fn no_connection_fails_while_endpoints_come_and_go() {
+    const ENDS: [&[End]; 4] =
+        [&[(0, "l"), (1, "l")], &[(1, "l"), (2, "l")], &[(2, "l")], &[(0, "l"), (1, "l"), (2, "l")]];
+    const ROUNDS: usize = 20;
+    let mut world = World::new(&Settings::default());
+    let web = service("web", 1, &[HTTP]);
+    let slices = ENDS.map(|ends| world.slices("web", &[HTTP], ends));
+    let mut apply = |round: usize| {
+        let [v4, v6] = &slices[round % ENDS.len()];
+        world.proxy.apply("web.yaml", &[&web, v4, v6]).unwrap();
+    };
+    apply(0);
+    let client = &world.shop.pod().namespace;
+    let to = |family| (cluster_ip(family, 1), 80).into();
+    let (v6, (v4, ())) = Traffic::during(client, to(Family::V6), || {
+        Traffic::during(client, to(Family::V4), || (1..=ROUNDS).for_each(&mut apply))
+    });
+    for traffic in [v4, v6] {
+        assert!(traffic.count() > ROUNDS, "too few connections to tell: {}", traffic.count());
+        let failures = traffic.failures();
+        assert_eq!(failures, None, "of {} connections (number, first)\n{}", traffic.count(), world.proxy.log_tail());
+    }
 }
 
 /// A UDP flow has no end of its own: while its endpoint stays, it stays there, whatever else changes.

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::thread;
 
 use e2e::{Destination, Expected, Host, Probe, Proxy, Settings, Workload};
 use model::{Family, Protocol};
@@ -96,19 +97,33 @@ impl World {
 
     /// Tries all cases and panics with those that failed.
     pub(crate) fn check<'a>(&'a self, cases: impl IntoIterator<Item = Case<'a>>) {
-        let (mut failed, mut count) = (Vec::new(), 0);
-        for Case { name, from, to, expected } in cases {
-            count += 1;
-            let probe = Probe { from, to };
-            let seen = probe.ask(&expected);
-            if !seen.is(&probe, &expected) {
-                failed.push(format!("{name}\n    sent      {probe}\n    expected  {expected}\n    seen      {seen}"));
-            }
-        }
-        assert!(count > 0, "no case was tried");
+        let cases: Vec<_> = cases.into_iter().collect();
+        assert!(!cases.is_empty(), "no case to try");
+        let failed: Vec<_> = thread::scope(|scope| {
+            // Those that wait for something not to come wait together.
+            let (waiting, others): (Vec<_>, Vec<_>) = cases.iter().partition(|case| case.waits());
+            let waiting: Vec<_> = waiting.into_iter().map(|case| scope.spawn(|| case.failure())).collect();
+            let others: Vec<_> = others.into_iter().filter_map(Case::failure).collect();
+            others.into_iter().chain(waiting.into_iter().filter_map(|thread| thread.join().unwrap())).collect()
+        });
         if !failed.is_empty() {
-            panic!("{} of {count} cases failed:\n{}\n{}", failed.len(), failed.join("\n"), self.proxy.log_tail());
+            let (log, count) = (self.proxy.log_tail(), cases.len());
+            panic!("{} of {count} cases failed:\n{}\n{log}", failed.len(), failed.join("\n"));
         }
+    }
+}
+
+impl Case<'_> {
+    fn waits(&self) -> bool {
+        matches!(self.expected, Expected::Refused | Expected::Lost)
+    }
+
+    fn failure(&self) -> Option<String> {
+        let Self { name, from, to, expected } = self;
+        let probe = Probe { from: *from, to: *to };
+        let seen = probe.ask(expected);
+        let told = || format!("{name}\n    sent      {probe}\n    expected  {expected}\n    seen      {seen}");
+        (!seen.is(&probe, expected)).then(told)
     }
 }
 

@@ -7,7 +7,6 @@ mod interrupt;
 mod report;
 mod stage;
 mod steps;
-mod traffic;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use testing::netns::Namespace;
-use testing::traffic::{Refusal, Stream, ask_tcp};
+use testing::traffic::{Refusal, ask_tcp};
 
 /// Between two connections.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -18,18 +18,18 @@ type Connection = (SystemTime, Result<String, Refusal>);
 
 /// New connections one after another, for as long as something else goes on.
 #[derive(Debug)]
-pub(crate) struct Traffic(Vec<Connection>);
+pub struct Traffic(Vec<Connection>);
 
 impl Traffic {
     /// Connects from `client` to `destination` again and again while `doing` runs. Returns what that returned as well.
-    pub(crate) fn during<T>(client: &Namespace, destination: SocketAddr, doing: impl FnOnce() -> T) -> (Self, T) {
+    pub fn during<T>(client: &Namespace, destination: SocketAddr, doing: impl FnOnce() -> T) -> (Self, T) {
         let (over, connections) = (AtomicBool::new(false), Mutex::new(Vec::new()));
         let done = thread::scope(|scope| {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
                     let began = SystemTime::now();
                     let answer = ask_tcp(client, None, destination).map(|reply| reply.endpoint);
-                    connections.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((began, answer));
+                    connections.lock().unwrap_or_else(PoisonError::into_inner).push((began, answer));
                     thread::sleep(PAUSE);
                 }
             });
@@ -37,21 +37,21 @@ impl Traffic {
             over.store(true, Ordering::Relaxed);
             done
         });
-        (Self(connections.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)), done)
+        (Self(connections.into_inner().unwrap_or_else(PoisonError::into_inner)), done)
     }
 
     /// How many there were.
-    pub(crate) const fn count(&self) -> usize {
+    pub const fn count(&self) -> usize {
         self.0.len()
     }
 
     /// How many began before this time.
-    pub(crate) fn before(&self, time: SystemTime) -> usize {
+    pub fn before(&self, time: SystemTime) -> usize {
         self.0.iter().filter(|(began, _)| *began < time).count()
     }
 
     /// How often each endpoint answered connections that began at this time or later.
-    pub(crate) fn endpoints_after(&self, time: SystemTime) -> BTreeMap<&str, usize> {
+    pub fn endpoints_after(&self, time: SystemTime) -> BTreeMap<&str, usize> {
         let mut endpoints = BTreeMap::new();
         for endpoint in self.0.iter().filter(|(began, _)| *began >= time).filter_map(|(_, answer)| answer.as_ref().ok())
         {
@@ -61,14 +61,9 @@ impl Traffic {
     }
 
     /// The first that failed, and how many did.
-    pub(crate) fn failures(&self) -> Option<(usize, Refusal)> {
+    pub fn failures(&self) -> Option<(usize, Refusal)> {
         let mut failures = self.0.iter().filter_map(|(_, answer)| answer.as_ref().err());
         let first = failures.next()?;
         Some((1 + failures.count(), *first))
     }
-}
-
-/// Whether all connections still carry lines in both directions.
-pub(crate) fn alive(streams: &mut [Stream]) -> Result<(), Refusal> {
-    streams.iter_mut().try_for_each(|stream| stream.echo("still there?"))
 }
