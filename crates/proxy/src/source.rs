@@ -1,7 +1,7 @@
 //! Where Services, endpoint slices and the node's own facts come from.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use informer::{ApiServer, Reporter, RequestError};
 use model::{Node, Update};
 use telemetry::Health;
 use tokio::sync::mpsc::Sender;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
@@ -66,14 +67,8 @@ impl Source {
         match self {
             Self::Api(server) => Ok(node_of_api(server, name, reporter).await),
             Self::Directory(directory) => {
-                let node = informer::node_in_directory(directory, name, reporter)?;
-                match node {
-                    Some(node) => Ok(NodeFacts { name: node.name, addresses: node.addresses, known: true }),
-                    None => {
-                        let addresses = node::guess_addresses(&node::interface_addresses()?);
-                        Ok(NodeFacts { name: name.into(), addresses, known: true })
-                    }
-                }
+                let (directory, name, reporter) = (directory.clone(), name.to_owned(), reporter.clone());
+                spawn_blocking(move || node_of_directory(&directory, &name, &reporter)).await?
             }
         }
     }
@@ -101,6 +96,16 @@ impl Source {
         }
         bail!("the source of Services and endpoint slices has ended")
     }
+}
+
+fn node_of_directory(directory: &Path, name: &str, reporter: &Reporter) -> Result<NodeFacts> {
+    Ok(match informer::node_in_directory(directory, name, reporter)? {
+        Some(node) => NodeFacts { name: node.name, addresses: node.addresses, known: true },
+        None => {
+            let addresses = node::guess_addresses(&node::interface_addresses()?);
+            NodeFacts { name: name.into(), addresses, known: true }
+        }
+    })
 }
 
 async fn node_of_api(server: &ApiServer, name: &str, reporter: &Reporter) -> NodeFacts {

@@ -114,7 +114,7 @@ impl Table {
             return;
         }
         if self.pacer.next_run().is_some() {
-            self.sync(state, now);
+            self.sync(state);
         } else {
             self.sweep();
         }
@@ -165,7 +165,8 @@ impl Table {
         }
     }
 
-    fn sync(&mut self, state: &State, now: Instant) {
+    fn sync(&mut self, state: &State) {
+        let began = Instant::now();
         self.pacer.started();
         let waiting = std::mem::take(&mut self.waiting);
         let (kind, transaction) = if std::mem::take(&mut self.everything) {
@@ -178,7 +179,12 @@ impl Table {
         let operations = transaction.len();
         debug!(family = %self.family(), ?kind, services = waiting.len(), operations, "Syncing nftables rules");
         let triggered = std::mem::take(&mut self.triggered);
-        self.commit(Job::Sync { kind, began: now, triggered, operations }, transaction);
+        if transaction.is_empty() {
+            // What costs the kernel nothing needs no pause after it.
+            self.synced(kind, began.elapsed(), &triggered);
+        } else {
+            self.commit(Job::Sync { kind, began, triggered, operations }, transaction);
+        }
     }
 
     fn sweep(&mut self) {

@@ -171,7 +171,7 @@ impl Harness {
         let patience = std::time::Instant::now() + Duration::from_secs(20);
         while !condition(self) {
             assert!(std::time::Instant::now() < patience, "waited in vain until {what}");
-            tokio::task::yield_now().await;
+            sleep(Duration::from_millis(10)).await;
         }
     }
 
@@ -190,7 +190,10 @@ fn service(name: &str) -> Update {
     Update::Service(Service {
         name: ServiceName::new("test", name),
         created: 0,
-        cluster_ips: PerFamily { v4: Some([10, 96, 0, number(name)].into()), v6: None },
+        cluster_ips: PerFamily {
+            v4: Some([10, 96, 0, number(name)].into()),
+            v6: Some([0xfd00, 0, 0, 0, 0, 0, 0, number(name).into()].into()),
+        },
         external_ips: Vec::new(),
         load_balancer_ips: Vec::new(),
         internal_policy: TrafficPolicy::Cluster,
@@ -246,11 +249,10 @@ async fn an_empty_cluster_has_tables_too() {
 #[tokio::test(start_paused = true)]
 async fn a_change_writes_only_itself_and_says_how_long_it_took() {
     let mut harness = Harness::synced(&["one", "two"]).await;
+    let elements = harness.kernels.v4.elements(Family::V4);
     harness.send(service("three")).await;
     harness.send(slice("three", 1)).await;
-    let elements = harness.kernels.v4.elements(Family::V4);
-    let commit = harness.commit_of(Family::V4).await;
-    assert!(!commit.is_full());
+    // Its ClusterIP, its frontend and its endpoint.
     while harness.kernels.v4.elements(Family::V4) < elements + 3 {
         assert!(!harness.commit_of(Family::V4).await.is_full());
     }
@@ -384,12 +386,40 @@ async fn a_failed_sweep_is_no_failed_sync_and_the_next_sync_clears_it_up() {
 
 #[tokio::test(start_paused = true)]
 async fn conflicts_are_counted() {
-    let mut harness = Harness::synced(&["ab"]).await;
+    let harness = Harness::synced(&["ab"]).await;
     // The same letters add up to the same address.
     harness.send(service("ba")).await;
-    harness.commit_of(Family::V4).await;
-    assert!(harness.metric(r#"slipstream_frontends_in_conflict{ip_family="IPv4"} 1"#));
-    assert!(harness.metric(r#"slipstream_frontends_in_conflict{ip_family="IPv6"} 0"#));
+    for family in Family::ALL {
+        let counted = format!(r#"slipstream_frontends_in_conflict{{ip_family="{family}"}} 1"#);
+        harness.until("the conflict is counted", |h| h.metric(&counted)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_writes_nothing_is_neither_committed_nor_followed_by_a_pause() {
+    let mut harness = Harness::synced(&["web"]).await;
+    sleep(HOUR).await;
+    // While IPv4 is stuck, the clock has no reason to jump but a pause of IPv6.
+    let (_open, gate) = std_mpsc::channel();
+    harness.kernels.v4.lock().gate = Some(gate);
+    let start = Instant::now();
+    harness.send(slice("web", 2)).await;
+    harness.send(service("late")).await;
+    assert_eq!(harness.commit().await.family, Family::V6);
+    assert_eq!(start.elapsed(), Duration::ZERO, "the slice was an IPv4 one");
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_does_not_outlive_a_committing_thread() {
+    let harness = Harness::synced(&["web"]).await;
+    let (open, gate) = std_mpsc::channel();
+    harness.kernels.v6.lock().gate = Some(gate);
+    // The kernel waits for a word that cannot come any more, and panics.
+    drop(open);
+    harness.send(service("new")).await;
+    let error = harness.syncer.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("IPv6"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
