@@ -21,7 +21,6 @@ const BATCH: usize = 4096;
 ///
 /// Nothing is written before both kinds of objects were listed once: until then, absence means nothing. While a table is
 /// being committed, updates are still taken in, and the tables do not wait for each other.
-#[derive(Debug)]
 pub(crate) struct Syncer {
     state: State,
     tables: Vec<Table>,

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use compiler::Compiler;
 use model::{Changes, Family, ServiceName, State};
-use netlink::Committer;
+use netlink::{Committer, Reply};
 use ruleset::{CommitError, CommitReport, Transaction};
 use telemetry::{Moment, SyncKind};
 use tokio::sync::oneshot;
@@ -30,14 +30,25 @@ const MAX_TRIGGERED: usize = 10_000;
 /// How a commit ended.
 pub(crate) type Outcome = Result<CommitReport, CommitError>;
 
+/// Commits transactions without blocking the caller: [`Committer`], or something of the tests that does without a thread.
+pub(crate) trait Commit: Send {
+    /// Hands over a transaction. `reply` is called with the outcome, or dropped if there will be none.
+    fn commit(&self, transaction: Transaction, reply: Reply);
+}
+
+impl Commit for Committer {
+    fn commit(&self, transaction: Transaction, reply: Reply) {
+        Self::commit(self, transaction, reply);
+    }
+}
+
 /// The table of one family and the way it is kept true.
 ///
 /// At most one transaction is on its way to the kernel at a time. One that fails leaves the rules as they were; the next
 /// sync then writes everything anew, because what the compiler remembers is no longer what the kernel has.
-#[derive(Debug)]
 pub(crate) struct Table {
     compiler: Compiler,
-    committer: Committer,
+    committer: Box<dyn Commit>,
     pacer: Pacer,
     telemetry: Telemetry,
     conflicts: Conflicts,
@@ -68,10 +79,15 @@ enum Job {
 
 impl Table {
     /// A table that has not been written yet.
-    pub(crate) fn new(compiler: Compiler, committer: Committer, pacer: Pacer, telemetry: Telemetry) -> Self {
+    pub(crate) fn new(
+        compiler: Compiler,
+        committer: impl Commit + 'static,
+        pacer: Pacer,
+        telemetry: Telemetry,
+    ) -> Self {
         Self {
             compiler,
-            committer,
+            committer: Box::new(committer),
             pacer,
             telemetry,
             conflicts: Conflicts::default(),
@@ -199,7 +215,7 @@ impl Table {
     fn commit(&mut self, job: Job, transaction: Transaction) {
         let (reply, outcome) = oneshot::channel();
         // If nobody waits for the outcome any more, the program is about to end.
-        self.committer.commit(transaction, move |outcome| drop(reply.send(outcome)));
+        self.committer.commit(transaction, Box::new(move |outcome| drop(reply.send(outcome))));
         self.running = Some(Running { job, outcome });
     }
 

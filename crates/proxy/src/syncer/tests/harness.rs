@@ -1,0 +1,241 @@
+//! A syncer over in-memory kernels, and what is sent to it.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use compiler::{Compiler, Mark, NodePorts, Options};
+use model::{
+    Endpoint, EndpointSlice, Family, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
+    SlicePort, TrafficPolicy,
+};
+use netlink::Reply;
+use ruleset::{CommitError, Fake, FakeTable, Kernel, Name, Op, Rejection, Transaction};
+use tokio::sync::mpsc::{self, Sender, UnboundedReceiver, UnboundedSender};
+use tokio::task::JoinHandle;
+
+use super::super::*;
+use crate::pacer::Pacer;
+use crate::table::Commit;
+
+/// A kernel that tests look into.
+#[derive(Clone, Default)]
+pub(super) struct Shared(Arc<Mutex<Switches>>);
+
+#[derive(Default)]
+struct Switches {
+    fake: Fake,
+    failing: bool,
+    /// Whether commits take until [`Shared::let_go`].
+    stuck: bool,
+    held: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+/// Commits at once, or when it is let go.
+struct TestCommitter {
+    family: Family,
+    shared: Shared,
+    commits: UnboundedSender<Committed>,
+}
+
+/// A commit that has ended.
+#[derive(Debug)]
+pub(super) struct Committed {
+    pub(super) family: Family,
+    pub(super) accepted: bool,
+    pub(super) transaction: Transaction,
+}
+
+impl Committed {
+    pub(super) fn is_full(&self) -> bool {
+        self.transaction.ops.contains(&Op::DeleteTable)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Switches> {
+        self.0.lock().unwrap()
+    }
+
+    pub(super) fn fail(&self, failing: bool) {
+        self.lock().failing = failing;
+    }
+
+    /// Has commits take their time from now on.
+    pub(super) fn get_stuck(&self) {
+        self.lock().stuck = true;
+    }
+
+    /// Ends the commits that are stuck, and those to come at once.
+    pub(super) fn let_go(&self) {
+        self.lock().stuck = false;
+        let held = std::mem::take(&mut self.lock().held);
+        held.into_iter().for_each(|commit| commit());
+    }
+
+    /// Never answers the commits that are stuck.
+    pub(super) fn die(&self) {
+        self.lock().held.clear();
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        !self.lock().held.is_empty()
+    }
+
+    pub(super) fn table(&self, family: Family) -> Option<FakeTable> {
+        let family = if family == Family::V4 { ruleset::Family::Ip } else { ruleset::Family::Ip6 };
+        self.lock().fake.table(family, &Name::new("kube-proxy").unwrap()).cloned()
+    }
+
+    /// How many elements any set of the table has.
+    pub(super) fn elements(&self, family: Family) -> usize {
+        self.table(family).map_or(0, |table| table.sets().values().map(|set| set.elements.len()).sum())
+    }
+}
+
+impl Commit for TestCommitter {
+    fn commit(&self, transaction: Transaction, reply: Reply) {
+        let Self { family, shared, commits } = self;
+        let (family, kernel, commits) = (*family, shared.clone(), commits.clone());
+        let commit = move || {
+            let outcome = kernel.lock().commit(&transaction);
+            // The test may have ended.
+            drop(commits.send(Committed { family, accepted: outcome.is_ok(), transaction }));
+            reply(outcome);
+        };
+        let mut switches = shared.lock();
+        if switches.stuck {
+            switches.held.push(Box::new(commit));
+        } else {
+            drop(switches);
+            commit();
+        }
+    }
+}
+
+impl Switches {
+    fn commit(&mut self, transaction: &Transaction) -> Outcome {
+        if !self.failing {
+            return self.fake.commit(transaction);
+        }
+        let source = io::Error::from_raw_os_error(22);
+        let operation = "add element ip kube-proxy service-ips { the culprit }".to_owned();
+        Err(CommitError::Rejected { rejections: vec![Rejection { operation, position: (0, None), source }] })
+    }
+}
+
+pub(super) struct Harness {
+    pub(super) kernels: PerFamily<Shared>,
+    pub(super) updates: Sender<Update>,
+    pub(super) commits: UnboundedReceiver<Committed>,
+    pub(super) telemetry: Telemetry,
+    pub(super) syncer: JoinHandle<Result<()>>,
+}
+
+impl Harness {
+    pub(super) fn start() -> Self {
+        let (commits_in, commits) = mpsc::unbounded_channel();
+        let kernels = PerFamily::<Shared>::default();
+        let health = Health::new(Duration::from_secs(60), true);
+        let telemetry = Telemetry { metrics: Arc::new(Metrics::new().unwrap()), health: Arc::new(health) };
+        let table = |family| {
+            let compiler = Compiler::new(Options {
+                family,
+                mark: Mark::default(),
+                masquerade_all: false,
+                pod_cidr: None,
+                node_ports: NodePorts::Any,
+            });
+            let shared = kernels.get(family).clone();
+            let committer = TestCommitter { family, shared, commits: commits_in.clone() };
+            let pacer = Pacer::new(Instant::now(), Duration::from_secs(1), Duration::from_secs(30));
+            Table::new(compiler, committer, pacer, telemetry.clone())
+        };
+        let tables = Family::ALL.map(table).into();
+        let (updates, received) = mpsc::channel(1);
+        let syncer = tokio::spawn(Syncer::new(tables, telemetry.clone()).run(received));
+        Self { kernels, updates, commits, telemetry, syncer }
+    }
+
+    /// One that has programmed `services`, and both first commits behind it.
+    pub(super) async fn synced(services: &[&str]) -> Self {
+        let mut harness = Self::start();
+        harness.send(Update::ListStarted(Kind::Service)).await;
+        for name in services {
+            harness.send(service(name)).await;
+        }
+        harness.send(Update::ListComplete(Kind::Service)).await;
+        harness.send(Update::ListStarted(Kind::EndpointSlice)).await;
+        for name in services {
+            harness.send(slice(name, 1)).await;
+        }
+        harness.send(Update::ListComplete(Kind::EndpointSlice)).await;
+        for _ in Family::ALL {
+            let commit = harness.commit().await;
+            assert!(commit.accepted && commit.is_full());
+        }
+        harness
+    }
+
+    pub(super) async fn send(&self, update: Update) {
+        self.updates.send(update).await.unwrap();
+    }
+
+    pub(super) async fn commit(&mut self) -> Committed {
+        self.commits.recv().await.unwrap()
+    }
+
+    pub(super) async fn commit_of(&mut self, family: Family) -> Committed {
+        loop {
+            let commit = self.commit().await;
+            if commit.family == family {
+                return commit;
+            }
+        }
+    }
+
+    pub(super) fn metric(&self, line: &str) -> bool {
+        self.telemetry.metrics.render().lines().any(|l| l == line)
+    }
+}
+
+fn number(name: &str) -> u8 {
+    name.bytes().fold(0, u8::wrapping_add)
+}
+
+pub(super) fn service(name: &str) -> Update {
+    let port =
+        ServicePort { name: "".into(), protocol: Protocol::Tcp, port: PortNumber::new(80).unwrap(), node_port: None };
+    Update::Service(Service {
+        name: ServiceName::new("test", name),
+        created: 0,
+        cluster_ips: PerFamily {
+            v4: Some([10, 96, 0, number(name)].into()),
+            v6: Some([0xfd00, 0, 0, 0, 0, 0, 0, number(name).into()].into()),
+        },
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        ports: vec![port],
+    })
+}
+
+pub(super) fn slice(service: &str, endpoints: u8) -> Update {
+    let endpoint = |n| Endpoint {
+        address: [10, 1, number(service), n].into(),
+        ready: true,
+        serving: true,
+        terminating: false,
+        local: false,
+    };
+    let port = SlicePort { name: "".into(), protocol: Protocol::Tcp, port: PortNumber::new(8080).unwrap() };
+    Update::Slice(EndpointSlice {
+        name: ServiceName::new("test", format!("{service}-1")),
+        service: ServiceName::new("test", service),
+        family: Family::V4,
+        ports: vec![port],
+        endpoints: (1..=endpoints).map(endpoint).collect(),
+        triggered: Some(SystemTime::now()),
+    })
+}
