@@ -1,5 +1,6 @@
 //! Which load-balancing chains exist and how many elements lead to each.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ruleset::{Name, Op, Verdict};
@@ -8,12 +9,19 @@ use crate::Options;
 use crate::layout::Layout;
 use crate::lb::{LbChain, Target};
 
+/// How many chains have a set of frontends of their own. A new connection to a ClusterIP asks one set after the other, some
+/// 50 ns each, before it comes to the verdict map; more than a few distinct numbers of endpoints are seldom common.
+const MAX_COMMON: usize = 8;
+
 /// The load-balancing chains of the table. A chain is created when it is first needed; one that is needed no more stays,
 /// because the next Service may need it, until it is swept.
 #[derive(Debug, Default)]
 pub(crate) struct Chains {
     known: BTreeMap<LbChain, Known>,
     created: BTreeSet<LbChain>,
+    /// Those whose ClusterIP frontends are in a set of their own, in the order in which packets meet them. A chain is chosen
+    /// before it has any frontends and for good, so that none has ever to be moved.
+    common: Vec<LbChain>,
 }
 
 #[derive(Debug)]
@@ -23,6 +31,27 @@ struct Known {
 }
 
 impl Chains {
+    /// Chooses the most frequent of `wanted`, the chains that the frontends of ClusterIPs are about to need, to have a set of
+    /// their own, while there is room.
+    pub(crate) fn choose_common(&mut self, wanted: impl Iterator<Item = LbChain>) {
+        if self.common.len() == MAX_COMMON {
+            return;
+        }
+        let mut frequencies: BTreeMap<LbChain, usize> = BTreeMap::new();
+        wanted
+            .filter(|chain| !self.known.contains_key(chain))
+            .for_each(|chain| *frequencies.entry(chain).or_default() += 1);
+        let mut chains: Vec<_> = frequencies.into_iter().filter(|(chain, _)| !self.is_common(*chain)).collect();
+        chains.sort_by_key(|(chain, frequency)| (Reverse(*frequency), *chain));
+        let room = MAX_COMMON - self.common.len();
+        self.common.extend(chains.into_iter().map(|(chain, _)| chain).take(room));
+    }
+
+    /// Whether the ClusterIP frontends that lead to this chain have a set of their own.
+    pub(crate) fn is_common(&self, chain: LbChain) -> bool {
+        self.common.contains(&chain)
+    }
+
     /// The verdict that leads to `target`, which one more element holds from now on.
     pub(crate) fn acquire(&mut self, target: Target) -> Verdict {
         match target {
@@ -43,16 +72,19 @@ impl Chains {
     /// The operations that create what was acquired for the first time since the last call.
     pub(crate) fn take_created(&mut self, layout: &Layout, options: &Options) -> Vec<Op> {
         let created = std::mem::take(&mut self.created);
-        created.into_iter().flat_map(|chain| layout.create_lb(chain, options)).collect()
+        let common =
+            self.common.iter().filter(|chain| created.contains(chain)).flat_map(|chain| layout.create_common(*chain));
+        let lb = created.iter().flat_map(|chain| layout.create_lb(*chain, options));
+        lb.chain(common).collect()
     }
 
-    /// The operations that delete the chains nothing leads to.
+    /// The operations that delete the chains nothing leads to. Those with a set of their own are few, and stay.
     pub(crate) fn sweep(&mut self) -> Vec<Op> {
         let mut ops = Vec::new();
         // Chains that hand over to another come last in order; once they are gone, the other may be unused as well.
         let chains: Vec<_> = self.known.keys().rev().copied().collect();
         for chain in chains {
-            if self.known.get(&chain).is_some_and(|known| known.users == 0) {
+            if !self.is_common(chain) && self.known.get(&chain).is_some_and(|known| known.users == 0) {
                 self.known.remove(&chain);
                 chain.hands_over_to().into_iter().for_each(|next| self.release(Target::Lb(next)));
                 ops.push(Op::DeleteChain(chain.name()));

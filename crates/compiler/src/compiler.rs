@@ -11,6 +11,7 @@ use crate::claims::{Claim, Claims};
 use crate::counted::Counted;
 use crate::edit::Edit;
 use crate::layout::Layout;
+use crate::lb::Target;
 use crate::port::{PortRules, View};
 use crate::sets::{Role, SetId};
 use crate::{Conflict, Frontend, Options, name};
@@ -77,6 +78,7 @@ impl Compiler {
     /// The transaction that makes the table true to `state`, where only `services` and their endpoints have changed.
     pub fn compile(&mut self, state: &State, services: &BTreeSet<ServiceName>) -> Transaction {
         let wanted = self.settle_claims(state, services);
+        self.chains.choose_common(wanted.values().flatten().filter_map(|port| port.rules.cluster_ip_chain()));
         let mut edit = Edit::default();
         for (service, ports) in wanted {
             self.program(service, ports, &mut edit);
@@ -195,13 +197,25 @@ impl Compiler {
             }
             if let Some(from) = from {
                 self.chains.release(from);
-                edit.delete(id(role), frontend.key());
+                edit.delete(self.common_set(role, from).unwrap_or(id(role)), frontend.key());
             }
             if let Some(to) = to {
                 let verdict = self.chains.acquire(to);
                 let comment = (role == Role::Refusal).then(|| Comment::new(&port.to_string()));
-                edit.add(id(role), Element { key: frontend.key(), data: Data::Verdict(verdict), comment });
+                let (set, data) =
+                    self.common_set(role, to).map_or((id(role), Data::Verdict(verdict)), |set| (set, Data::None));
+                edit.add(set, Element { key: frontend.key(), data, comment });
             }
+        }
+    }
+
+    /// The set that leads to `target` without a verdict of the frontend's own, if there is one.
+    fn common_set(&self, role: Role, target: Target) -> Option<SetId> {
+        match target {
+            Target::Lb(chain) if role == Role::Entry && self.chains.is_common(chain) => {
+                Some(SetId::Common(chain.endpoints))
+            }
+            _ => None,
         }
     }
 
@@ -220,7 +234,7 @@ impl Compiler {
     /// Deletions, then chains, then additions: an element can only be replaced once the old one is gone, and binding a
     /// chain's rule to a map costs what the map holds at that moment.
     fn transaction(&mut self, edit: Edit) -> Transaction {
-        let set = |id| std::sync::Arc::clone(self.layout.set(id));
+        let set = |id| self.layout.set(id);
         let Edit { deletes, adds } = edit;
         let mut ops: Vec<_> =
             deletes.into_iter().map(|(id, elements)| Op::DeleteElements { set: set(id), elements }).collect();

@@ -29,13 +29,9 @@ impl Layout {
     }
 
     /// The set with this identity.
-    ///
-    /// # Panics
-    /// [`SetId::NodePortIps`], where every local address takes NodePort traffic; nothing asks for it then.
-    pub(crate) fn set(&self, id: SetId) -> &Arc<Set> {
-        let index =
-            self.sets.binary_search_by_key(&id, |(id, _)| *id).expect("the table has every set that is asked for");
-        &self.sets[index].1
+    pub(crate) fn set(&self, id: SetId) -> Arc<Set> {
+        let there_from_the_start = self.sets.binary_search_by_key(&id, |(id, _)| *id);
+        there_from_the_start.map_or_else(|_| Arc::new(id.define()), |index| Arc::clone(&self.sets[index].1))
     }
 
     /// Creates all sets, fixed chains and their rules.
@@ -48,7 +44,7 @@ impl Layout {
             let key = |ip: &IpAddr| Words::build().address(*ip).finish();
             let elements =
                 addresses.iter().map(|ip| Element { key: key(ip), data: Data::None, comment: None }).collect();
-            ops.push(Op::AddElements { set: Arc::clone(self.set(SetId::NodePortIps)), elements });
+            ops.push(Op::AddElements { set: self.set(SetId::NodePortIps), elements });
         }
         ops
     }
@@ -61,7 +57,7 @@ impl Layout {
                 let role = if chain.kind == LbKind::Local { Role::LocalEndpoints } else { Role::Endpoints };
                 let mut key = chain.scope.selectors();
                 key.push(Selector::Random(chain.endpoints));
-                vec![Statement::Dnat { key, map: Arc::clone(self.set(SetId::Frontends(chain.scope, role))) }]
+                vec![Statement::Dnat { key, map: self.set(SetId::Frontends(chain.scope, role)) }]
             }
         };
         let name = chain.name();
@@ -69,6 +65,14 @@ impl Layout {
             Op::AddChain(Chain { name: name.clone(), hook: None, comment: None }),
             Op::AddRule(Rule { chain: name, statements, comment: None }),
         ]
+    }
+
+    /// Creates the set of the ClusterIP frontends that lead to a common chain, and the rule that leads there.
+    pub(crate) fn create_common(&self, chain: LbChain) -> [Op; 2] {
+        let set = self.set(SetId::Common(chain.endpoints));
+        let statements =
+            vec![Statement::InSet { key: Scope::Address.selectors(), set: Arc::clone(&set) }, goto(chain.name())];
+        [Op::AddSet(set), Op::AddRule(rule("cluster-services", statements, None))]
     }
 
     fn fixed_rules(&self, options: &Options) -> Vec<Rule> {
@@ -100,26 +104,27 @@ impl Layout {
         ]
     }
 
-    /// Which ClusterIP traffic is masqueraded, and where frontends lead (contract §5.4).
+    /// Where frontends lead, and which ClusterIP traffic is masqueraded (contract §5.4). Rules for common numbers of endpoints
+    /// follow in `cluster-services` when they are needed.
     fn service_rules(&self, options: &Options) -> Vec<Rule> {
         let cluster_ips =
-            Statement::InSet { key: vec![Selector::DestinationAddress], set: Arc::clone(self.set(SetId::ClusterIps)) };
+            Statement::InSet { key: vec![Selector::DestinationAddress], set: self.set(SetId::ClusterIps) };
+        let to_cluster_ip = vec![cluster_ips, Statement::Verdict(Verdict::Jump(name("cluster-services")))];
+        let mut to_node_port = self.on_node_port_address(options, true);
+        to_node_port.push(self.lookup(Scope::NodePort, Role::Entry));
         let mark = Statement::SetMark(options.mark.bits());
         let masquerade = if options.masquerade_all {
-            Some(rule("services", vec![cluster_ips, mark], Some("masquerade all clusterIP traffic")))
+            Some(rule("cluster-services", vec![mark], Some("masquerade all clusterIP traffic")))
         } else {
             options.pod_cidr.map(|prefix| {
                 let outside =
                     Statement::Prefix { selector: Selector::SourceAddress, comparison: Comparison::IsNot, prefix };
                 let comment = "masquerade clusterIP traffic from outside cluster";
-                rule("services", vec![cluster_ips, outside, mark], Some(comment))
+                rule("cluster-services", vec![outside, mark], Some(comment))
             })
         };
-        let to_address = vec![self.lookup(Scope::Address, Role::Entry)];
-        let mut to_node_port = self.on_node_port_address(options, true);
-        to_node_port.push(self.lookup(Scope::NodePort, Role::Entry));
-        let lookups = [rule("services", to_address, None), rule("services", to_node_port, None)];
-        masquerade.into_iter().chain(lookups).collect()
+        let services = [to_cluster_ip, vec![self.lookup(Scope::Address, Role::Entry)], to_node_port];
+        services.map(|statements| rule("services", statements, None)).into_iter().chain(masquerade).collect()
     }
 
     /// Frontends with external policy `Local`: pods and the node itself may go to any endpoint (contract §5.6).
@@ -145,8 +150,7 @@ impl Layout {
     fn refusal_rules(&self, options: &Options) -> Vec<Rule> {
         let mut node_port = self.on_node_port_address(options, false);
         node_port.push(self.lookup(Scope::NodePort, Role::Refusal));
-        let cluster_ip =
-            Statement::InSet { key: vec![Selector::DestinationAddress], set: Arc::clone(self.set(SetId::ClusterIps)) };
+        let cluster_ip = Statement::InSet { key: vec![Selector::DestinationAddress], set: self.set(SetId::ClusterIps) };
         let comment = "Reject traffic to invalid ports of ClusterIPs";
         vec![
             rule("service-endpoints-check", vec![self.lookup(Scope::Address, Role::Refusal)], None),
@@ -161,7 +165,7 @@ impl Layout {
         let bits = options.mark.bits();
         let hairpin_key =
             vec![Selector::SourceAddress, Selector::DestinationAddress, Selector::Protocol, Selector::DestinationPort];
-        let hairpin = Statement::InSet { key: hairpin_key, set: Arc::clone(self.set(SetId::Hairpins)) };
+        let hairpin = Statement::InSet { key: hairpin_key, set: self.set(SetId::Hairpins) };
         vec![
             rule(
                 "masquerading",
@@ -173,14 +177,14 @@ impl Layout {
     }
 
     fn lookup(&self, scope: Scope, role: Role) -> Statement {
-        Statement::VerdictMap { key: scope.selectors(), map: Arc::clone(self.set(SetId::Frontends(scope, role))) }
+        Statement::VerdictMap { key: scope.selectors(), map: self.set(SetId::Frontends(scope, role)) }
     }
 
     /// Matches packets to an address that takes NodePort traffic. `check_local`: where it is not certain yet that the
     /// destination is the node itself.
     fn on_node_port_address(&self, options: &Options, check_local: bool) -> Vec<Statement> {
         if let NodePorts::Only(_) = options.node_ports {
-            let set = Arc::clone(self.set(SetId::NodePortIps));
+            let set = self.set(SetId::NodePortIps);
             return vec![Statement::InSet { key: vec![Selector::DestinationAddress], set }];
         }
         let loopback = match options.family {
@@ -211,6 +215,7 @@ fn fixed_chains() -> impl Iterator<Item = Chain> {
     ];
     let regular = [
         ("services", None),
+        ("cluster-services", None),
         ("service-endpoints-check", None),
         ("nodeport-endpoints-check", None),
         ("cluster-ips-check", None),

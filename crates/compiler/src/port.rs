@@ -68,6 +68,12 @@ impl PortRules {
         keep_positions(&old.local, &mut self.local);
     }
 
+    /// The chain that serves the ClusterIP, if any endpoint may.
+    pub(crate) fn cluster_ip_chain(&self) -> Option<LbChain> {
+        let serves = self.frontends.values().any(|treatment| *treatment == Treatment::Cluster);
+        LbChain::new(Scope::Address, LbKind::Cluster, self.cluster.len()).filter(|_| serves)
+    }
+
     /// What a frontend leads to.
     pub(crate) fn view(&self, frontend: Frontend) -> View<'_> {
         let treatment = self.frontends.get(&frontend).copied();

@@ -1,5 +1,7 @@
 //! The sets and maps of a table.
 
+use std::num::NonZeroU32;
+
 use ruleset::{Comment, DataType, Field, Set};
 
 use crate::frontend::Scope;
@@ -16,6 +18,8 @@ pub(crate) enum SetId {
     Hairpins,
     /// A map keyed by frontends of one kind.
     Frontends(Scope, Role),
+    /// ClusterIP frontends with so many endpoints, where that number is a common one.
+    Common(NonZeroU32),
 }
 
 /// What a map keyed by frontends is for.
@@ -36,7 +40,7 @@ pub(crate) enum Role {
 }
 
 impl SetId {
-    /// Every set, in order.
+    /// Every set that is there from the start, in order.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         let roles = |scope| Role::ALL.map(|role| Self::Frontends(scope, role));
         [Self::ClusterIps, Self::NodePortIps, Self::Hairpins].into_iter().chain(Scope::ALL.into_iter().flat_map(roles))
@@ -58,6 +62,11 @@ impl SetId {
                 let numbered = matches!(role, Role::Endpoints | Role::LocalEndpoints);
                 let key = scope.fields().into_iter().chain(numbered.then_some(Field::Index)).collect();
                 (set_name, key, if numbered { endpoints } else { verdicts }, comment)
+            }
+            Self::Common(endpoints) => {
+                let set_name = name(&format!("service-ips-{endpoints}"));
+                let comment = Comment::new(&format!("ClusterIP traffic that {endpoints} endpoints serve"));
+                return Set { name: set_name, key: Scope::Address.fields(), data: None, comment: Some(comment) };
             }
         };
         Set { name: name(set_name), key, data, comment: Some(Comment::new(comment)) }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use compiler::{Compiler, NodePorts, Options};
 use model::{Family, Protocol, ServiceName, TrafficPolicy, Update};
 use proptest::prelude::*;
-use ruleset::{FakeTable, Kernel};
+use ruleset::{Data, FakeTable, Field, Kernel};
 
 use crate::world::{NODE, OUTSIDE, POD, World, ip, options, port, service, slice, tcp};
 
@@ -13,7 +13,21 @@ const SERVICES: [&str; 4] = ["a", "b", "c", "d"];
 const CLUSTER_IPS: [&str; 4] = ["172.30.0.1", "172.30.0.2", "172.30.0.3", "172.30.0.3"];
 /// Shared by all Services, so that they get in each other's way.
 const SHARED: [&str; 2] = ["5.6.7.8", "172.30.0.1"];
-const ENDPOINTS: [&str; 5] = ["10.0.1.1", "10.0.1.2", "10.0.1.3", "10.0.1.4", "10.0.1.5"];
+/// More than there are sets for common numbers of endpoints.
+const ENDPOINTS: [&str; 12] = [
+    "10.0.1.1",
+    "10.0.1.2",
+    "10.0.1.3",
+    "10.0.1.4",
+    "10.0.1.5",
+    "10.0.1.6",
+    "10.0.1.7",
+    "10.0.1.8",
+    "10.0.1.9",
+    "10.0.1.10",
+    "10.0.1.11",
+    "10.0.1.12",
+];
 const FLAGS: [&str; 6] = ["", "l", "t", "lt", "-", "d"];
 
 /// One change to one of a few Services.
@@ -21,7 +35,7 @@ fn change() -> impl Strategy<Value = Update> {
     let index = 0..SERVICES.len();
     prop_oneof![
         3 => service_change(),
-        4 => (index.clone(), 79..81u16, prop::collection::btree_map(0..ENDPOINTS.len(), 0..FLAGS.len(), 0..5))
+        4 => (index.clone(), 79..81u16, prop::collection::btree_map(0..ENDPOINTS.len(), 0..FLAGS.len(), 0..12))
             .prop_map(|(service, target, endpoints)| {
                 let endpoints: Vec<_> = endpoints.into_iter().map(|(e, f)| (ENDPOINTS[e], FLAGS[f])).collect();
                 slice(SERVICES[service], target, &endpoints)
@@ -66,17 +80,23 @@ fn behaviour(world: &World) -> BTreeMap<(&'static str, &'static str, u16), Strin
     seen
 }
 
-/// A table without the order of endpoints, which depends on history.
-fn skeleton(table: &FakeTable) -> String {
-    let mut lines: Vec<_> = table.chains().values().map(|chain| format!("{chain:?}")).collect();
+/// All elements but for what depends on history: the order of endpoints, and which numbers of endpoints are common.
+fn skeleton(table: &FakeTable) -> Vec<String> {
+    let mut lines = Vec::new();
     for set in table.sets().values() {
-        let numbered = set.set.key.contains(&ruleset::Field::Index);
+        let numbered = set.set.key.contains(&Field::Index);
         for element in set.elements.values() {
-            let data = if numbered { String::new() } else { format!("{:?}", element.data) };
-            lines.push(format!("{} {:?} {data}", set.set.name, element.key));
+            let shown = match (set.set.name.as_str().strip_prefix("service-ips-"), &element.data) {
+                (Some(count), _) => format!("service-ips {:?} goto lb-{count}", element.key),
+                (None, Data::Verdict(verdict)) => format!("{} {:?} {verdict}", set.set.name, element.key),
+                (None, _) if numbered => format!("{} {:?}", set.set.name, element.key),
+                (None, data) => format!("{} {:?} {data:?}", set.set.name, element.key),
+            };
+            lines.push(shown);
         }
     }
-    lines.join("\n")
+    lines.sort();
+    lines
 }
 
 /// Compiles the state of `world` from scratch on another kernel.

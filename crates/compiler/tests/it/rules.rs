@@ -25,7 +25,7 @@ fn ipv4() {
 #[test]
 fn ipv6() {
     let world = World::new(options(Family::V6));
-    let of_lb = |line: &&str| line.starts_with("lb-");
+    let of_lb = |line: &&str| line.contains("lb-1");
     let expected = RULES.lines().filter(|line| !of_lb(line)).map(|line| format!("{line}\n")).collect::<String>();
     let expected = expected.replace("ip saddr", "ip6 saddr").replace("ip daddr", "ip6 daddr");
     let expected = expected.replace("10.0.0.0/8", "fd00::/8");
@@ -48,7 +48,7 @@ fn what_the_configuration_changes() {
     has(any, "nodeport-endpoints-check: ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @no-endpoint-nodeports");
     has(
         Options { masquerade_all: true, ..options() },
-        r#"services: ip daddr @cluster-ips meta mark set meta mark | 0x00004000 comment "masquerade all clusterIP traffic""#,
+        r#"cluster-services: meta mark set meta mark | 0x00004000 comment "masquerade all clusterIP traffic""#,
     );
     let mark = Mark::from_bit(3).expect("there is a third bit");
     has(
@@ -58,6 +58,8 @@ fn what_the_configuration_changes() {
 }
 
 const RULES: &str = r#"cluster-ips-check: ip daddr @cluster-ips reject comment "Reject traffic to invalid ports of ClusterIPs"
+cluster-services: ip saddr != 10.0.0.0/8 meta mark set meta mark | 0x00004000 comment "masquerade clusterIP traffic from outside cluster"
+cluster-services: ip daddr . meta l4proto . th dport @service-ips-1 goto lb-1
 external-local: ip saddr 10.0.0.0/8 ip daddr . meta l4proto . th dport vmap @short-circuit-ips comment "short-circuit pod traffic"
 external-local: fib saddr type local meta mark set meta mark | 0x00004000 comment "masquerade local traffic"
 external-local: fib saddr type local ip daddr . meta l4proto . th dport vmap @short-circuit-ips comment "short-circuit local traffic"
@@ -81,7 +83,7 @@ nodeport-external-local: fib saddr type local meta l4proto . th dport vmap @shor
 nodeport-external-local: meta l4proto . th dport vmap @local-nodeports comment "external traffic stays on this node"
 reject-chain: reject
 service-endpoints-check: ip daddr . meta l4proto . th dport vmap @no-endpoint-services
-services: ip daddr @cluster-ips ip saddr != 10.0.0.0/8 meta mark set meta mark | 0x00004000 comment "masquerade clusterIP traffic from outside cluster"
+services: ip daddr @cluster-ips jump cluster-services
 services: ip daddr . meta l4proto . th dport vmap @service-ips
 services: ip daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports
 "#;

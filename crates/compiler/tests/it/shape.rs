@@ -1,9 +1,11 @@
 //! What grows with what: chains, rules and sets with the configuration, elements with Services, changes with changes.
 
-use model::{Family, TrafficPolicy, Update};
+use std::collections::BTreeSet;
+
+use model::{Family, Protocol, ServiceName, TrafficPolicy, Update};
 use ruleset::{FakeTable, Op};
 
-use crate::world::{World, ip, options, port, service, slice};
+use crate::world::{POD, World, ip, options, port, service, slice};
 
 /// How many chains, rules and sets a table has.
 fn objects(table: &FakeTable) -> (usize, usize, usize) {
@@ -53,15 +55,63 @@ fn a_change_touches_only_its_own_elements() {
 #[test]
 fn chains_that_nothing_needs_are_swept() {
     let mut world = World::new(options(Family::V4));
-    let empty = objects(world.table());
+    let names = |world: &World| world.table().chains().keys().map(ToString::to_string).collect::<BTreeSet<_>>();
+    let empty = names(&world);
     world.apply(services(8));
-    assert!(objects(world.table()).0 > empty.0);
-    let gone = (0..8).map(|n| Update::ServiceGone(model::ServiceName::new("ns", format!("s{n}"))));
-    world.apply(gone);
+    assert!(names(&world).contains("nodeport-masq-lb-1"));
+    world.apply((0..8).map(|n| Update::ServiceGone(ServiceName::new("ns", format!("s{n}")))));
     let swept = world.compiler.sweep();
     world.commit(&swept);
-    assert_eq!(objects(world.table()), empty);
+    let common = world.table().sets().keys().filter_map(|set| set.as_str().strip_prefix("service-ips-"));
+    let common = common.map(|count| format!("lb-{count}")).collect();
+    assert_eq!(names(&world), &empty | &common, "only chains of common numbers stay");
     assert!(world.compiler.sweep().is_empty());
+}
+
+/// A verdict that leads to a chain has the kernel look at all of them again; an element of a plain set does not.
+#[test]
+fn common_numbers_of_endpoints_need_no_verdicts() {
+    let with_endpoints = |n: usize| {
+        let name = format!("s{n}");
+        let addresses: Vec<_> = (0..n).map(|e| format!("10.0.{n}.{}", e + 1)).collect();
+        let endpoints: Vec<_> = addresses.iter().map(|address| (address.as_str(), "")).collect();
+        [Update::Service(service(&name, &format!("172.30.0.{n}"))), slice(&name, 80, &endpoints)]
+    };
+    let expected = |n: usize| (0..n).map(|e| format!("10.0.{n}.{}:80", e + 1)).collect::<BTreeSet<_>>();
+    let mut world = World::new(options(Family::V4)).with((1..=12).flat_map(with_endpoints));
+    let seen = |world: &World, n: usize| {
+        let seen = world.trace(POD, &format!("172.30.0.{n}"), Protocol::Tcp, 80);
+        seen.split(", ").map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    for n in 1..=12 {
+        assert_eq!(seen(&world, n), expected(n));
+    }
+    let elements = |world: &World, set: &str| world.table().sets()[set].elements.len();
+    let common = world.table().sets().keys().filter(|set| set.as_str().starts_with("service-ips-")).count();
+    assert_eq!((common, elements(&world, "service-ips")), (8, 4));
+
+    // From the last common number to the first that is not, and back.
+    let endpoints: Vec<_> = expected(9).iter().map(|socket| socket.replace(":80", "")).collect();
+    let endpoints: Vec<_> = endpoints.iter().map(|address| (address.as_str(), "")).collect();
+    for count in [8, 9, 8] {
+        world.apply([slice("s9", 80, &endpoints[..count])]);
+        assert_eq!(seen(&world, 9).len(), count);
+        assert_eq!(elements(&world, "service-ips"), if count == 9 { 4 } else { 3 });
+    }
+}
+
+#[test]
+fn the_most_frequent_numbers_are_the_common_ones() {
+    let one_each = (1..=20).map(|n| (n, n));
+    let many_with_twenty = (21..=25).map(|n| (n, 20));
+    let updates = one_each.chain(many_with_twenty).flat_map(|(n, count): (usize, usize)| {
+        let addresses: Vec<_> = (1..=count).map(|e| format!("10.0.{n}.{e}")).collect();
+        let endpoints: Vec<_> = addresses.iter().map(|address| (address.as_str(), "")).collect();
+        let name = format!("s{n}");
+        [Update::Service(service(&name, &format!("172.30.0.{n}"))), slice(&name, 80, &endpoints)]
+    });
+    let world = World::new(options(Family::V4)).with(updates);
+    assert_eq!(world.table().sets()["service-ips-20"].elements.len(), 6);
 }
 
 #[test]
