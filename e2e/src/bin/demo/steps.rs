@@ -107,8 +107,8 @@ fn no_endpoints(stage: &Stage, report: &mut Report) {
 }
 
 fn excerpt(stage: &Stage, report: &Report) -> Result<()> {
-    const COMMAND: &str = "nft list map ip kube-proxy service-ips";
-    report.heading("What the kernel has: a Service is a few elements of maps that all Services share");
+    const COMMAND: &str = "nft list map ip kube-proxy endpoints";
+    report.heading("What the kernel has: a Service is a few elements of maps that all Services share; here, its endpoints, numbered");
     let listed = stage.cluster.node.sh(COMMAND)?;
     report.note(&format!("node# {COMMAND}"));
     for line in listed.lines().take(EXCERPT) {
