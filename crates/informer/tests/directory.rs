@@ -74,6 +74,30 @@ async fn files_come_change_and_go() {
     informed.stop().await.unwrap();
 }
 
+/// Otherwise connections to the Service would be refused until the next sync.
+#[tokio::test]
+async fn what_is_written_together_is_taken_together() {
+    let dir = TempDir::new().unwrap();
+    let mut informed = started(dir.path()).await;
+    let port = |i: &Informed<_>| {
+        let port = i.port("web");
+        assert!(port.is_none() || i.endpoints("web") == ["10.1.0.1:8080"], "a Service without its endpoints");
+        port
+    };
+    let (file, text) = (dir.path().join("a.yaml"), service("web", 80) + &slice("web", "10.1.0.1"));
+    rename_over(&file, &text);
+    informed.until("both", |i| port(i) == Some(80)).await;
+    // They match by the name of the port.
+    rename_over(
+        &file,
+        &text.replace("- port: 80\n", "- port: 81\n    name: http\n").replace("8080", "8080\n  name: http"),
+    );
+    informed.until("both changed", |i| port(i) == Some(81)).await;
+    fs::remove_file(file).unwrap();
+    informed.until("neither", |i| port(i).is_none()).await;
+    informed.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_malformed_document_keeps_what_was_there() {
     let dir = TempDir::new().unwrap();
@@ -188,13 +212,16 @@ async fn a_directory_that_is_not_there_is_an_error() {
     let dir = TempDir::new().unwrap();
     let missing = dir.path().join("missing");
     let error = follow(&missing).source.await.unwrap().unwrap_err();
-    let wanted =
-        format!("manifest directory {} cannot be read: No such file or directory (os error 2)", missing.display());
+    let wanted = format!(
+        "manifest directory {} cannot be read: No such file or directory (os error 2): check the path given with \
+         --manifest-dir and its permissions",
+        missing.display()
+    );
     assert_eq!(error.to_string(), wanted);
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
     let error = follow(&file).source.await.unwrap().unwrap_err();
-    assert!(error.to_string().ends_with("Not a directory (os error 20)"), "{error}");
+    assert!(error.to_string().contains("Not a directory (os error 20): check"), "{error}");
 }
 
 #[tokio::test]

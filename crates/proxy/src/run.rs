@@ -25,7 +25,7 @@ use crate::source::{NodeFacts, Source};
 use crate::syncer::{Syncer, Telemetry};
 use crate::table::Table;
 
-/// How many updates may wait to be taken in. The sources wait when it is reached.
+/// How many messages of updates may wait to be taken in. The sources wait when it is reached.
 const UPDATES: usize = 4096;
 
 /// Runs the proxy until it is told to end by a signal. The rules stay in the kernel then, and go on working.

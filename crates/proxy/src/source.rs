@@ -81,7 +81,7 @@ impl Source {
     pub(crate) async fn run(
         self,
         facts: NodeFacts,
-        updates: Sender<Update>,
+        updates: Sender<Vec<Update>>,
         reporter: Reporter,
         health: Arc<Health>,
     ) -> Result<()> {

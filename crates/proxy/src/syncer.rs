@@ -14,7 +14,7 @@ use tracing::info;
 
 use crate::table::{Outcome, Table};
 
-/// How many updates are taken in before the tables are looked at again.
+/// How many messages are taken in before the tables are looked at again.
 const BATCH: usize = 4096;
 
 /// Takes in updates and keeps the table of each family true to them.
@@ -48,7 +48,7 @@ impl Syncer {
     ///
     /// # Errors
     /// A committing thread has died, which only a defect of this program can bring about.
-    pub(crate) async fn run(mut self, mut updates: Receiver<Update>) -> Result<()> {
+    pub(crate) async fn run(mut self, mut updates: Receiver<Vec<Update>>) -> Result<()> {
         self.tables.iter().for_each(Table::loop_started);
         let mut batch = Vec::with_capacity(BATCH);
         loop {
@@ -69,9 +69,9 @@ impl Syncer {
         }
     }
 
-    fn take(&mut self, batch: &mut Vec<Update>) {
+    fn take(&mut self, batch: &mut Vec<Vec<Update>>) {
         let (mut services, mut slices) = (0, 0);
-        for update in batch.drain(..) {
+        for update in batch.drain(..).flatten() {
             match update {
                 Update::Service(_) | Update::ServiceGone(_) => services += 1,
                 Update::Slice(_) | Update::SliceGone(_) => slices += 1,

@@ -36,11 +36,12 @@ const REMINDER: Duration = Duration::from_secs(60);
 /// together do not come back together; kube's client takes no more than 294.
 const WATCH_SECONDS: std::ops::Range<u32> = 150..290;
 
-/// Lists and watches Services and endpoint slices until the receiver of `updates` is dropped.
+/// Lists and watches Services and endpoint slices until the receiver of `updates` is dropped. Each update is a message of
+/// its own.
 ///
 /// Endpoints on the node `node_name` are local. Failures are logged and retried for ever, with jittered backoff; what was
 /// learned before stays valid meanwhile. Dropping the future ends the watches.
-pub async fn watch_api(server: ApiServer, node_name: Arc<str>, updates: Sender<Update>, reporter: Reporter) {
+pub async fn watch_api(server: ApiServer, node_name: Arc<str>, updates: Sender<Vec<Update>>, reporter: Reporter) {
     let mut tasks = JoinSet::new();
     tasks.spawn(
         Watch::<slim::Service>::new(&server, &node_name, &updates, &reporter)
@@ -83,7 +84,7 @@ struct Unwanted;
 struct Watch<T> {
     server: ApiServer,
     converter: Converter,
-    updates: Sender<Update>,
+    updates: Sender<Vec<Update>>,
     reporter: Reporter,
     retry: Retry,
     /// A list was asked for and nothing of it has come.
@@ -95,7 +96,7 @@ impl<T> Watch<T>
 where
     T: Proxied + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static,
 {
-    fn new(server: &ApiServer, node_name: &Arc<str>, updates: &Sender<Update>, reporter: &Reporter) -> Self {
+    fn new(server: &ApiServer, node_name: &Arc<str>, updates: &Sender<Vec<Update>>, reporter: &Reporter) -> Self {
         Self {
             server: server.clone(),
             converter: Converter::new(node_name.clone()),
@@ -186,7 +187,7 @@ where
     }
 
     async fn send(&self, update: Update) -> Result<(), Unwanted> {
-        self.updates.send(update).await.map_err(|_| Unwanted)
+        self.updates.send(vec![update]).await.map_err(|_| Unwanted)
     }
 
     fn recovered(&mut self) {

@@ -32,7 +32,9 @@ const CHECK: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
     /// It cannot be listed.
-    #[error("manifest directory {path} cannot be read: {cause}")]
+    #[error(
+        "manifest directory {path} cannot be read: {cause}: check the path given with --manifest-dir and its permissions"
+    )]
     Unreadable {
         /// The directory.
         path: PathBuf,
@@ -65,7 +67,8 @@ pub enum DirectoryError {
 /// Reads the Services and EndpointSlices in `directory`, and again whenever something changes, until the receiver of
 /// `updates` is dropped.
 ///
-/// Every change is sent as two complete lists; [`model::State`] finds the difference. Files are `*.yaml`, `*.yml` and
+/// Every change is sent as two complete lists in one message, so that a Service never shows without the endpoints that
+/// were written together with it; [`model::State`] finds the difference. Files are `*.yaml`, `*.yml` and
 /// `*.json` right in the directory, symbolic links included; changes to a link's target elsewhere are noticed only if
 /// the link changes too. Endpoints on the node `node_name` are local. Once started, a directory that vanishes is
 /// reported, and read again when it is back; what was known stays.
@@ -75,7 +78,7 @@ pub enum DirectoryError {
 pub async fn watch_directory(
     directory: PathBuf,
     node_name: Arc<str>,
-    updates: Sender<Update>,
+    updates: Sender<Vec<Update>>,
     reporter: Reporter,
 ) -> Result<(), DirectoryError> {
     let mut watch = Watch::start(&directory)?;
@@ -85,7 +88,7 @@ pub async fn watch_directory(
     check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut lost = false;
     loop {
-        if !lost && !send(&files, &updates).await {
+        if !lost && updates.send(files.updates()).await.is_err() {
             return Ok(());
         }
         loop {
@@ -207,16 +210,6 @@ async fn read(mut files: Files) -> (Files, io::Result<()>) {
         Ok(read) => read,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
-}
-
-/// Whether anybody still listens.
-async fn send(files: &Files, updates: &Sender<Update>) -> bool {
-    for update in files.updates() {
-        if updates.send(update).await.is_err() {
-            return false;
-        }
-    }
-    true
 }
 
 fn tell(directory: &Path, error: Option<DirectoryError>, reporter: &Reporter) {

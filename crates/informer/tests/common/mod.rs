@@ -21,12 +21,12 @@ pub(crate) struct Informed<T> {
     pub(crate) lists: usize,
     pub(crate) problems: Arc<Mutex<Vec<Problem>>>,
     pub(crate) source: JoinHandle<T>,
-    updates: Receiver<Update>,
+    updates: Receiver<Vec<Update>>,
 }
 
 impl<T: Send + 'static> Informed<T> {
     /// Starts a source; `make` gets what it reports to.
-    pub(crate) fn start<F>(make: impl FnOnce(Sender<Update>, Reporter) -> F) -> Self
+    pub(crate) fn start<F>(make: impl FnOnce(Sender<Vec<Update>>, Reporter) -> F) -> Self
     where
         F: Future<Output = T> + Send + 'static,
     {
@@ -38,13 +38,12 @@ impl<T: Send + 'static> Informed<T> {
         Self { state: State::new(SystemTime::UNIX_EPOCH), lists: 0, problems, source, updates }
     }
 
-    /// Takes in updates until `condition` holds.
+    /// Takes in messages until `condition` holds, which is looked at after each.
     pub(crate) async fn until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
         let waited = timeout(PATIENCE, async {
             while !condition(self) {
-                let update = self.updates.recv().await.unwrap_or_else(|| panic!("the source ended before {what}"));
-                self.lists += usize::from(matches!(update, Update::ListStarted(_)));
-                self.state.apply(update);
+                let updates = self.updates.recv().await.unwrap_or_else(|| panic!("the source ended before {what}"));
+                self.apply(updates);
             }
         });
         if waited.await.is_err() {
@@ -60,13 +59,20 @@ impl<T: Send + 'static> Informed<T> {
     pub(crate) async fn until_told(&mut self, part: &str) {
         let waited = timeout(PATIENCE, async {
             while !self.told().iter().any(|told| told.contains(part)) {
-                if let Ok(Some(update)) = timeout(Duration::from_millis(20), self.updates.recv()).await {
-                    self.state.apply(update);
+                if let Ok(Some(updates)) = timeout(Duration::from_millis(20), self.updates.recv()).await {
+                    self.apply(updates);
                 }
             }
         });
         if waited.await.is_err() {
             panic!("waited {PATIENCE:?} for a problem with {part:?}; told: {:#?}", self.told());
+        }
+    }
+
+    fn apply(&mut self, updates: Vec<Update>) {
+        for update in updates {
+            self.lists += usize::from(matches!(update, Update::ListStarted(_)));
+            self.state.apply(update);
         }
     }
 

@@ -51,7 +51,7 @@ async fn a_change_writes_only_itself_and_says_how_long_it_took() {
     while harness.kernels.v4.elements(Family::V4) < elements + 3 {
         assert!(!harness.commit_of(Family::V4).await.is_full());
     }
-    harness.updates.send(Update::ServiceGone(ServiceName::new("test", "three"))).await.unwrap();
+    harness.send(Update::ServiceGone(ServiceName::new("test", "three"))).await;
     harness.commit_of(Family::V4).await;
     let metrics = harness.telemetry.metrics.render();
     for name in ["programming_duration_seconds_count", "sync_partial_proxy_rules_duration_seconds_count"] {

@@ -126,7 +126,7 @@ impl Switches {
 
 pub(super) struct Harness {
     pub(super) kernels: PerFamily<Shared>,
-    pub(super) updates: Sender<Update>,
+    pub(super) updates: Sender<Vec<Update>>,
     pub(super) commits: UnboundedReceiver<Committed>,
     pub(super) telemetry: Telemetry,
     pub(super) syncer: JoinHandle<Result<()>>,
@@ -178,7 +178,7 @@ impl Harness {
     }
 
     pub(super) async fn send(&self, update: Update) {
-        self.updates.send(update).await.unwrap();
+        self.updates.send(vec![update]).await.unwrap();
     }
 
     pub(super) async fn commit(&mut self) -> Committed {
