@@ -92,7 +92,9 @@ impl Proxy {
         let log = File::options().create(true).append(true).open(self.log_path())?;
         // The kernel kills it with us: neither Ctrl-C nor a test run that is shot leaves it behind.
         let mut command = self.cluster.node.command("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(binary()?);
+        command.args(["--pdeathsig", "KILL"]);
+        // All the rights it needs, so that whatever is seen of it shows that they are enough.
+        command.args(["--bounding-set=-all,+net_admin", "--inh-caps=-all", "--no-new-privs", "--"]).arg(binary()?);
         command.arg("--manifest-dir").arg(self.manifests.directory()).arg("--config").arg(configuration);
         command.args(["--hostname-override", Self::NODE, "-v", "4"]);
         // Ctrl-C is for us to act on.
