@@ -146,12 +146,23 @@ async fn syncs_keep_the_interval_between_them() {
     }
 }
 
+/// With a Service whose chain is not needed once its number of endpoints changes: chains of common numbers stay.
+async fn with_a_chain_of_its_own() -> Harness {
+    const MORE_THAN_ARE_COMMON: u8 = 9;
+    let mut harness = Harness::synced(&["web"]).await;
+    for endpoints in 2..=MORE_THAN_ARE_COMMON {
+        harness.send(slice("web", endpoints)).await;
+        harness.commit_of(Family::V4).await;
+    }
+    harness
+}
+
 #[tokio::test(start_paused = true)]
 async fn unused_chains_are_deleted_after_a_quiet_time() {
-    let mut harness = Harness::synced(&["web"]).await;
     let chains = |harness: &Harness| harness.kernels.v4.table(Family::V4).unwrap().chains().len();
-    let before = chains(&harness);
-    harness.send(slice("web", 3)).await;
+    let mut harness = with_a_chain_of_its_own().await;
+    let before = chains(&harness) - 1;
+    harness.send(slice("web", 1)).await;
     harness.commit_of(Family::V4).await;
     assert_eq!(chains(&harness), before + 1);
     let sweep = harness.commit_of(Family::V4).await;
@@ -162,8 +173,8 @@ async fn unused_chains_are_deleted_after_a_quiet_time() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_sweep_is_no_failed_sync_and_the_next_sync_clears_it_up() {
-    let mut harness = Harness::synced(&["web"]).await;
-    harness.send(slice("web", 3)).await;
+    let mut harness = with_a_chain_of_its_own().await;
+    harness.send(slice("web", 1)).await;
     assert!(harness.commit_of(Family::V4).await.accepted);
     harness.kernels.v4.fail(true);
     assert!(!harness.commit_of(Family::V4).await.accepted);

@@ -13,6 +13,7 @@ use netlink::Reply;
 use ruleset::{CommitError, Fake, FakeTable, Kernel, Name, Op, Rejection, Transaction};
 use tokio::sync::mpsc::{self, Sender, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::super::*;
 use crate::pacer::Pacer;
@@ -181,8 +182,10 @@ impl Harness {
         self.updates.send(vec![update]).await.unwrap();
     }
 
+    /// The next commit. The clock is made to jump, so that waiting in vain takes no time.
     pub(super) async fn commit(&mut self) -> Committed {
-        self.commits.recv().await.unwrap()
+        let day = Duration::from_hours(24);
+        timeout(day, self.commits.recv()).await.expect("nothing was committed for a day").unwrap()
     }
 
     pub(super) async fn commit_of(&mut self, family: Family) -> Committed {
