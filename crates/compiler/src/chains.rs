@@ -9,8 +9,8 @@ use crate::Options;
 use crate::layout::Layout;
 use crate::lb::{LbChain, Target};
 
-/// How many chains have a set of frontends of their own. A new connection to a ClusterIP asks one set after the other, some
-/// 50 ns each, before it comes to the verdict map; more than a few distinct numbers of endpoints are seldom common.
+/// How many chains have a set of frontends of their own. A new connection to a ClusterIP asks one set after the other before
+/// it comes to the verdict map, so they must be few; more than a few numbers of endpoints are seldom common.
 const MAX_COMMON: usize = 8;
 
 /// The load-balancing chains of the table. A chain is created when it is first needed; one that is needed no more stays,
