@@ -21,7 +21,9 @@ pub struct ApiServer {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The kubeconfig is missing, malformed, or names something that does not exist.
-    #[error("kubeconfig {path}: {reason}")]
+    #[error(
+        "kubeconfig {path}: {reason}: correct the file, or the path given in clientConnection.kubeconfig or --kubeconfig"
+    )]
     Kubeconfig {
         /// The file.
         path: PathBuf,
@@ -38,7 +40,9 @@ pub enum ClientError {
         reason: String,
     },
     /// The credentials or certificates cannot be used.
-    #[error("the credentials for {url} cannot be used: {reason}")]
+    #[error(
+        "the credentials for {url} cannot be used: {reason}: correct the user in the kubeconfig, or the files it names"
+    )]
     Credentials {
         /// The API server.
         url: String,
@@ -69,7 +73,7 @@ impl ApiServer {
         let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         match connect(&config) {
             Ok(client) => Ok(Self { client, url }),
-            Err(error) => Err(ClientError::Credentials { url, reason: root_cause(&error) }),
+            Err(error) => Err(ClientError::Credentials { url, reason: chain(&error) }),
         }
     }
 
@@ -113,7 +117,16 @@ async fn from_kubeconfig(path: &Path) -> Result<kube::Config, ClientError> {
         ClientError::Kubeconfig { path: path.to_owned(), reason }
     };
     let kubeconfig = Kubeconfig::read_from(path).map_err(told)?;
-    kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(told)
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(told)?;
+    let unusable = |reason: &str| Err(ClientError::Kubeconfig { path: path.to_owned(), reason: reason.to_owned() });
+    // Neither of these is noticed before the first request, which would be repeated for ever.
+    if !matches!(config.cluster_url.scheme_str(), Some("http" | "https")) {
+        return unusable(&format!("server {} is not an http or https URL", config.cluster_url));
+    }
+    if config.root_cert.as_ref().is_some_and(Vec::is_empty) {
+        return unusable("certificate-authority has no certificate in it (PEM)");
+    }
+    Ok(config)
 }
 
 /// kube's own stack sets no keepalive, so that a watch over a connection whose other end has vanished is only given up at

@@ -20,4 +20,4 @@ mod slim;
 pub use api::{RequestError, watch_api};
 pub use client::{ApiServer, ClientError};
 pub use directory::{DirectoryError, node_in_directory, watch_directory};
-pub use problem::{BURST, Problem, Reporter};
+pub use problem::{BURST, Event, Problem, Reporter};

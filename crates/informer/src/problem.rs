@@ -33,7 +33,17 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Logs problems, and hands them to a callback for metrics and events. Cheap to clone; clones share what they know.
+/// What a source has to tell besides updates.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// Something in an object cannot be used.
+    Problem(&'a Problem),
+    /// A list or watch of this resource failed, and is tried again. What happens in any healthy cluster, such as watches
+    /// that end, does not count.
+    WatchFailed(&'static str),
+}
+
+/// Logs problems, and hands events to a callback for metrics. Cheap to clone; clones share what they know.
 ///
 /// A problem is told when it is new, not again each time its object is read, and again if it went away and came back.
 /// Logging is rate-limited: at most [`BURST`] at once and one per second.
@@ -51,17 +61,17 @@ struct Inner {
     told: Mutex<HashMap<(&'static str, String), BTreeSet<u64>>>,
     limit: DefaultDirectRateLimiter,
     unlogged: AtomicU64,
-    on_problem: Box<dyn Fn(&Problem) + Send + Sync>,
+    on_event: Box<dyn Fn(Event<'_>) + Send + Sync>,
 }
 
 impl Reporter {
-    /// A reporter that also calls `on_problem` for every new problem, whether or not it was logged.
-    pub fn new(on_problem: impl Fn(&Problem) + Send + Sync + 'static) -> Self {
+    /// A reporter that also calls `on_event` for every event, new problems among them, whether or not it was logged.
+    pub fn new(on_event: impl Fn(Event<'_>) + Send + Sync + 'static) -> Self {
         Self(Arc::new(Inner {
             told: Mutex::default(),
             limit: RateLimiter::direct(Quota::per_second(NonZeroU32::MIN).allow_burst(BURST)),
             unlogged: AtomicU64::new(0),
-            on_problem: Box::new(on_problem),
+            on_event: Box::new(on_event),
         }))
     }
 
@@ -80,6 +90,10 @@ impl Reporter {
     /// Drops what was known about an object that no longer exists.
     pub fn forget(&self, kind: &'static str, object: &str) {
         self.report(kind, object, &[]);
+    }
+
+    pub(crate) fn watch_failed(&self, resource: &'static str) {
+        (self.0.on_event)(Event::WatchFailed(resource));
     }
 
     /// Replaces what is known about an object; returns what is new.
@@ -102,7 +116,7 @@ impl Reporter {
     }
 
     fn tell(&self, problem: &Problem) {
-        (self.0.on_problem)(problem);
+        (self.0.on_event)(Event::Problem(problem));
         if self.0.limit.check().is_err() {
             self.0.unlogged.fetch_add(1, Ordering::Relaxed);
             return;
@@ -111,8 +125,7 @@ impl Reporter {
         if unlogged > 0 {
             warn!(unlogged, "more problems were found in objects than can be logged; the metrics count them all");
         }
-        let Problem { kind, object, field, message } = problem;
-        warn!(kind, object, field, "{message}");
+        warn!("{problem}");
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(&'static str, String), BTreeSet<u64>>> {
@@ -146,7 +159,11 @@ mod tests {
     fn a_problem_is_told_once_while_it_lasts() {
         let told = Arc::new(Mutex::new(Vec::new()));
         let sink = told.clone();
-        let reporter = Reporter::new(move |problem| sink.lock().unwrap().push(problem.field.clone()));
+        let reporter = Reporter::new(move |event| {
+            if let Event::Problem(problem) = event {
+                sink.lock().unwrap().push(problem.field.clone());
+            }
+        });
         let (a, b) = (problem("a"), problem("b"));
         reporter.report("Service", "shop/web", std::slice::from_ref(&a));
         reporter.report("Service", "shop/web", &[a.clone(), b.clone()]);

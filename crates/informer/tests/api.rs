@@ -197,6 +197,11 @@ async fn refusals_are_retried() {
     let mut informed = follow(&api).await;
     informed.until("the Services", |i| i.port("web") == Some(80)).await;
     assert!(!informed.state.is_complete());
+    api.wait_for_requests("a list of slices that is tried again", |requests| {
+        requests.iter().filter(|r| r.path == Resource::EndpointSlices.path()).count() > 1
+    });
+    let failures = informed.failures.lock().unwrap().clone();
+    assert!(!failures.is_empty() && failures.iter().all(|resource| *resource == "endpointslices"), "{failures:?}");
     api.allow(Resource::EndpointSlices);
     informed.until_complete().await;
     api.fail_requests(true);
@@ -254,6 +259,17 @@ async fn the_own_node() {
     assert_eq!((node.addresses.len(), node.pod_cidrs.len()), (2, 1));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_server_that_never_answers_is_not_waited_for_for_ever() {
+    let dir = TempDir::new().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let kubeconfig =
+        kubeconfig(&dir, json!({"server": format!("http://{}", listener.local_addr().unwrap())}), json!({}));
+    let server = ApiServer::configure(Some(&kubeconfig)).await.unwrap();
+    let error = server.node("here", &Reporter::new(|_| {})).await.unwrap_err().to_string();
+    assert!(error.contains("no answer within 90 s"), "{error}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_wrong_with_a_kubeconfig_is_told() {
     let dir = TempDir::new().unwrap();
@@ -262,7 +278,7 @@ async fn what_is_wrong_with_a_kubeconfig_is_told() {
         Err(error @ ClientError::Kubeconfig { .. }) => error.to_string(),
         other => panic!("{other:?}"),
     };
-    assert!(told().await.ends_with("cannot be read: No such file or directory (os error 2)"));
+    assert!(told().await.contains("cannot be read: No such file or directory (os error 2)"));
     std::fs::write(&path, "clusters: [\n").unwrap();
     let malformed = told().await;
     assert!(malformed.contains("is malformed: ") && !malformed.contains('\n'), "{malformed}");
@@ -270,19 +286,50 @@ async fn what_is_wrong_with_a_kubeconfig_is_told() {
     assert!(told().await.contains("none"));
 }
 
-/// Neither TLS nor credentials may fail before there is a connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_with_tls_and_a_token() {
+async fn what_a_kubeconfig_cannot_do_without_is_told() {
     let dir = TempDir::new().unwrap();
+    let file = dir.path().join("ca.crt");
+    std::fs::write(&file, "no certificate").unwrap();
+    let https = "https://127.0.0.1:9";
+    for (cluster, user, wanted) in [
+        (json!({"server": https, "certificate-authority": "/nowhere/ca"}), json!({}), "/nowhere/ca"),
+        (json!({"server": https, "certificate-authority": file}), json!({}), "certificate-authority"),
+        (json!({"server": https}), json!({"tokenFile": "/nowhere/token"}), "/nowhere/token"),
+        (
+            json!({"server": https}),
+            json!({"client-certificate": "/nowhere/c", "client-key": "/nowhere/k"}),
+            "/nowhere/",
+        ),
+        (json!({"server": https}), json!({"exec": {"command": "/nowhere/get"}}), "auth exec"),
+        (json!({"server": "ftp://127.0.0.1"}), json!({}), "ftp"),
+        (json!({"server": "not a url"}), json!({}), "url"),
+    ] {
+        let path = kubeconfig(&dir, cluster.clone(), user.clone());
+        let error = ApiServer::configure(Some(&path)).await.expect_err(wanted).to_string();
+        assert!(error.contains(wanted) && error.contains("correct"), "{cluster} {user}: {error}");
+    }
+}
+
+fn kubeconfig(dir: &TempDir, cluster: serde_json::Value, user: serde_json::Value) -> std::path::PathBuf {
     let path = dir.path().join("kubeconfig");
-    // The discard port of the loopback address: nobody listens.
     let config = json!({
-        "clusters": [{"name": "a", "cluster": {"server": "https://127.0.0.1:9", "insecure-skip-tls-verify": true}}],
-        "users": [{"name": "a", "user": {"token": "secret"}}],
+        "clusters": [{"name": "a", "cluster": cluster}],
+        "users": [{"name": "a", "user": user}],
         "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
         "current-context": "a",
     });
     std::fs::write(&path, config.to_string()).unwrap();
+    path
+}
+
+/// Neither TLS nor credentials may fail before there is a connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_with_tls_and_a_token() {
+    let dir = TempDir::new().unwrap();
+    // The discard port of the loopback address: nobody listens.
+    let cluster = json!({"server": "https://127.0.0.1:9", "insecure-skip-tls-verify": true});
+    let path = kubeconfig(&dir, cluster, json!({"token": "secret"}));
     let server = ApiServer::configure(Some(&path)).await.unwrap();
     assert_eq!(server.url(), "https://127.0.0.1:9");
     let error = server.node("here", &Reporter::new(|_| {})).await.unwrap_err().to_string();

@@ -6,6 +6,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use common::Informed;
@@ -49,6 +50,8 @@ async fn files_come_change_and_go() {
     fs::write(dir.path().join("a.yaml"), service("web", 80) + &slice("web", "10.1.0.1")).unwrap();
     fs::write(dir.path().join(".hidden.yaml"), service("hidden", 80)).unwrap();
     fs::write(dir.path().join("notes.txt"), "not a manifest: [").unwrap();
+    fs::create_dir(dir.path().join("directory.yaml")).unwrap();
+    let _socket = UnixListener::bind(dir.path().join("socket.yaml")).unwrap();
     let mut informed = started(dir.path()).await;
     assert_eq!(informed.services(), ["web"]);
     assert_eq!(informed.endpoints("web"), ["10.1.0.1:8080"]);

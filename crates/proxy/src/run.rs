@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use compiler::{Compiler, Mark, Options};
 use config::{Config, LocalTraffic};
-use informer::Reporter;
+use informer::{Event, Reporter};
 use model::Family;
 use netlink::{Committer, NfTables};
 use telemetry::{Health, Metrics};
@@ -75,7 +75,10 @@ fn metrics_server(config: &Config, telemetry: Telemetry) -> Server {
 /// Connects the source to the tables. Ends only with an error.
 async fn proxy(config: &Config, name: &str, source: Source, telemetry: Telemetry) -> Result<()> {
     let metrics = telemetry.metrics.clone();
-    let reporter = Reporter::new(move |problem| metrics.object_problem(problem.kind));
+    let reporter = Reporter::new(move |event| match event {
+        Event::Problem(problem) => metrics.object_problem(problem.kind),
+        Event::WatchFailed(resource) => metrics.watch_failed(resource),
+    });
     let facts = source.node(name, &reporter).await?;
     telemetry.health.set_node_eligible(facts.known);
     let tables = tables(config, &facts, &telemetry)?;

@@ -26,9 +26,20 @@ impl RequestError {
                 format!("the answer is not what an API server sends ({error}): check the address of the server")
             }
             kube::Error::Auth(error) => format!("the credentials cannot be used: {}", root_cause(error)),
-            error => format!("{}: check that the server runs and can be reached from this node", root_cause(error)),
+            error => match root_cause(error) {
+                // rustls, about a server it does not trust.
+                cause if cause.contains("certificate") => {
+                    format!("{cause}: check certificate-authority and the address of the server in the kubeconfig")
+                }
+                cause => format!("{cause}: check that the server runs and can be reached from this node"),
+            },
         };
         Self { server: server.to_owned(), verb, resource: T::PLURAL, reason }
+    }
+
+    pub(super) fn silent<T: ApiObject>(server: &str, verb: &'static str, patience: Duration) -> Self {
+        let reason = format!("no answer within {} s: check that the server is not overloaded", patience.as_secs());
+        Self::other::<T>(server, verb, reason)
     }
 
     fn other<T: ApiObject>(server: &str, verb: &'static str, reason: String) -> Self {
@@ -40,7 +51,7 @@ impl RequestError {
 #[derive(Debug)]
 pub(super) enum Failure {
     Watcher(watcher::Error),
-    /// The server did not begin to answer a list in time.
+    /// The server did not answer a list in time.
     Silent(Duration),
     /// kube's stream ended, which it promises not to.
     Ended,
@@ -84,10 +95,7 @@ impl Failure {
                 let reason = "an object came without metadata.resourceVersion".to_owned();
                 Some(RequestError::other::<T>(server, "watch", reason))
             }
-            Self::Silent(patience) => {
-                let reason = format!("no answer within {} s", patience.as_secs());
-                Some(RequestError::other::<T>(server, "list", reason))
-            }
+            Self::Silent(patience) => Some(RequestError::silent::<T>(server, "list", *patience)),
             Self::Watcher(_) | Self::Ended => None,
         }
     }

@@ -26,8 +26,9 @@ use crate::convert::{self, Converted, Converter, Proxied};
 use crate::problem::Reporter;
 use crate::slim::{self, ApiObject, Item};
 
-/// How long the server may take to begin its answer to a list.
-const LIST_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the server may take for a list or for a single object. It gives up by itself after a minute
+/// (`--request-timeout`); this is for one that is there but never answers.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// A watch that held this long after the last failure makes the next failure the first again.
 const STEADY: Duration = Duration::from_secs(10);
 /// How often the same failure is logged while it lasts.
@@ -68,7 +69,8 @@ impl ApiServer {
     /// The server cannot be reached or refuses.
     pub async fn node(&self, name: &str, reporter: &Reporter) -> Result<Option<Node>, RequestError> {
         let api: Api<Item<slim::Node>> = Api::all(self.client.clone());
-        let found = api.get_opt(name).await;
+        let found = timeout(PATIENCE, api.get_opt(name)).await;
+        let found = found.map_err(|_elapsed| RequestError::silent::<slim::Node>(&self.url, "get", PATIENCE))?;
         let found = found.map_err(|error| RequestError::new::<slim::Node>(&self.url, "get", &error))?;
         let Some(item) = found else { return Ok(None) };
         let (node, problems) = convert::node(&item.object);
@@ -148,7 +150,7 @@ where
     where
         S: Stream<Item = watcher::Result<Event<Item<T>>>>,
     {
-        let patience = if self.awaits_list { LIST_PATIENCE } else { Duration::MAX };
+        let patience = if self.awaits_list { PATIENCE } else { Duration::MAX };
         match timeout(patience, events.next()).await {
             Ok(Some(event)) => event.map_err(Failure::Watcher),
             Ok(None) => Err(Failure::Ended),
@@ -203,6 +205,7 @@ where
             debug!(server = self.server.url, "the watch of {} ended ({failure}) and is resumed", T::PLURAL);
             return sleep(delay).await;
         };
+        self.reporter.watch_failed(T::PLURAL);
         let message = error.to_string();
         if self.retry.is_news(&message) {
             let seconds = delay.as_secs_f32();

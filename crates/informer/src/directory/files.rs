@@ -193,8 +193,10 @@ fn manifests(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        // `is_file` follows symbolic links: ConfigMap volumes consist of them.
-        if manifest::is_manifest(&path) && !path.is_dir() {
+        // What cannot be looked at is told when it is read. A pipe would be waited for for ever. This follows symbolic
+        // links, of which ConfigMap volumes consist.
+        let is_something_else = || fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file());
+        if manifest::is_manifest(&path) && !is_something_else() {
             paths.push(path);
         }
     }

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use informer::{Problem, Reporter};
+use informer::{Event, Problem, Reporter};
 use model::{Family, Service, ServiceName, State, Update};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
@@ -20,6 +20,8 @@ pub(crate) struct Informed<T> {
     pub(crate) state: State,
     pub(crate) lists: usize,
     pub(crate) problems: Arc<Mutex<Vec<Problem>>>,
+    /// The resource of each list or watch that failed.
+    pub(crate) failures: Arc<Mutex<Vec<&'static str>>>,
     pub(crate) source: JoinHandle<T>,
     updates: Receiver<Vec<Update>>,
 }
@@ -33,9 +35,14 @@ impl<T: Send + 'static> Informed<T> {
         let (sender, updates) = channel(16);
         let problems = Arc::new(Mutex::new(Vec::new()));
         let sink = problems.clone();
-        let reporter = Reporter::new(move |problem| sink.lock().unwrap().push(problem.clone()));
+        let failures = Arc::new(Mutex::new(Vec::new()));
+        let failure_sink = failures.clone();
+        let reporter = Reporter::new(move |event| match event {
+            Event::Problem(problem) => sink.lock().unwrap().push(problem.clone()),
+            Event::WatchFailed(resource) => failure_sink.lock().unwrap().push(resource),
+        });
         let source = tokio::spawn(make(sender, reporter));
-        Self { state: State::new(SystemTime::UNIX_EPOCH), lists: 0, problems, source, updates }
+        Self { state: State::new(SystemTime::UNIX_EPOCH), lists: 0, problems, failures, source, updates }
     }
 
     /// Takes in messages until `condition` holds, which is looked at after each.
