@@ -47,6 +47,8 @@ const BACKLOG: u32 = 1024;
 pub(crate) struct Server {
     /// What log lines call it.
     pub(crate) name: &'static str,
+    /// Where in the configuration its address is.
+    pub(crate) setting: &'static str,
     pub(crate) address: SocketAddr,
     /// Whether to give up when the address cannot be had.
     pub(crate) hard_fail: bool,
@@ -59,15 +61,22 @@ impl Server {
     /// # Errors
     /// The address cannot be had, and `hard_fail` is set.
     pub(crate) async fn run(self) -> Result<Infallible> {
-        let Self { name, address, hard_fail, routes } = self;
+        let Self { name, setting, address, hard_fail, routes } = self;
         let listener = loop {
             match listen(address) {
                 Ok(listener) => break listener,
                 Err(error) if hard_fail => {
-                    return Err(error).with_context(|| format!("the {name} server cannot listen on {address}"));
+                    return Err(error).with_context(|| {
+                        format!(
+                            "the {name} server cannot listen on {address}: free it, or set {setting} to another one"
+                        )
+                    });
                 }
                 Err(error) => {
-                    error!("the {name} server cannot listen on {address}, will try again in {BIND_RETRY:?}: {error}");
+                    error!(
+                        "the {name} server cannot listen on {address}, will try again in {BIND_RETRY:?}: {error}; free it, or \
+                         set {setting} to another one"
+                    );
                     sleep(BIND_RETRY).await;
                 }
             }

@@ -109,8 +109,9 @@ pub(crate) fn interface_addresses() -> Result<Vec<IpAddr>> {
     Ok(interfaces.iter().map(if_addrs::Interface::ip).collect())
 }
 
-/// The addresses that stand in for those of a Node object where there is none: for each family the one that the kernel
-/// would send from by its default route, or else the first that is of use beyond its link.
+/// The addresses that stand in for those of a Node object where there is none. For each family: the one that the kernel
+/// would send from by its default route (`src` in what `ip route get` says), of however many the interface has; without
+/// such a route, the first of any interface that is of use beyond its link.
 pub(crate) fn guess_addresses(local: &[IpAddr]) -> Vec<IpAddr> {
     let guess = |family| {
         let reaches_out = |address: &&IpAddr| Family::of(**address) == family && is_of_use(**address);

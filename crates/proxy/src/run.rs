@@ -57,6 +57,7 @@ pub async fn run(flags: &Flags, config: &Config) -> Result<()> {
 fn health_server(config: &Config, telemetry: Telemetry) -> Server {
     Server {
         name: "health",
+        setting: "healthzBindAddress",
         address: config.healthz_address,
         hard_fail: config.bind_address_hard_fail,
         routes: health_routes(telemetry),
@@ -66,6 +67,7 @@ fn health_server(config: &Config, telemetry: Telemetry) -> Server {
 fn metrics_server(config: &Config, telemetry: Telemetry) -> Server {
     Server {
         name: "metrics",
+        setting: "metricsBindAddress",
         address: config.metrics_address,
         hard_fail: config.bind_address_hard_fail,
         routes: metrics_routes(telemetry),

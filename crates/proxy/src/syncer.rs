@@ -81,8 +81,13 @@ impl Syncer {
         }
         self.pass_on_changes();
         let pending = self.tables.iter().map(Table::pending).max().unwrap_or_default();
-        (0..services).for_each(|_| self.telemetry.metrics.service_changed(pending));
-        (0..slices).for_each(|_| self.telemetry.metrics.endpoints_changed(pending));
+        let metrics = &self.telemetry.metrics;
+        if services > 0 {
+            metrics.services_changed(services * self.tables.len(), pending);
+        }
+        if slices > 0 {
+            metrics.endpoints_changed(slices, pending);
+        }
     }
 
     fn pass_on_changes(&mut self) {

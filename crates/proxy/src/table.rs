@@ -229,7 +229,8 @@ impl Table {
         }
         health.updated(family, Moment::now());
         if !self.waiting.is_empty() {
-            self.queued();
+            // They came while this was written.
+            health.queued(family, Moment::now());
         }
         if std::mem::take(&mut self.failing) {
             info!(%family, "nftables sync works again, all changes are in place");

@@ -11,19 +11,8 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, fmt};
 
 /// The crates whose lines `-v` rules over. From all others only warnings are of interest.
-const OWN_CRATES: [&str; 11] = [
-    "cli",
-    "compiler",
-    "config",
-    "ifsync",
-    "informer",
-    "kube_proxy",
-    "model",
-    "netlink",
-    "proxy",
-    "ruleset",
-    "telemetry",
-];
+const OWN_CRATES: [&str; 9] =
+    ["compiler", "config", "informer", "kube_proxy", "model", "netlink", "proxy", "ruleset", "telemetry"];
 
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -136,15 +136,16 @@ impl Metrics {
         self.syncs.programming.with_label_values(&[family.label()]).observe(latency.as_secs_f64());
     }
 
-    /// A Service was added, changed or removed, and so many Services wait to be synced now.
-    pub fn service_changed(&self, pending: usize) {
-        self.changes.services_total.inc();
+    /// So many Services were added, changed or removed, each counted once for each family (contract §9), and so many wait
+    /// to be synced now.
+    pub fn services_changed(&self, count: usize, pending: usize) {
+        self.changes.services_total.inc_by(count as u64);
         self.changes.services_pending.set(gauge(pending));
     }
 
-    /// An EndpointSlice was added, changed or removed, and so many changed ones wait to be synced now.
-    pub fn endpoints_changed(&self, pending: usize) {
-        self.changes.endpoints_total.inc();
+    /// So many EndpointSlices were added, changed or removed, and so many Services wait to be synced now.
+    pub fn endpoints_changed(&self, count: usize, pending: usize) {
+        self.changes.endpoints_total.inc_by(count as u64);
         self.changes.endpoints_pending.set(gauge(pending));
     }
 
@@ -239,16 +240,18 @@ impl Changes {
         Ok(Self {
             endpoints_pending: register.gauge(
                 "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
-                "[ALPHA] Changed EndpointSlices that the rules do not have yet",
+                "[ALPHA] Services that wait for a sync, as of the last change of an EndpointSlice",
             )?,
             endpoints_total: register
                 .counter("kubeproxy_sync_proxy_rules_endpoint_changes_total", "[ALPHA] Changes of EndpointSlices")?,
             services_pending: register.gauge(
                 "kubeproxy_sync_proxy_rules_service_changes_pending",
-                "[ALPHA] Changed Services that the rules do not have yet",
+                "[ALPHA] Services that wait for a sync, as of the last change of a Service",
             )?,
-            services_total: register
-                .counter("kubeproxy_sync_proxy_rules_service_changes_total", "[ALPHA] Changes of Services")?,
+            services_total: register.counter(
+                "kubeproxy_sync_proxy_rules_service_changes_total",
+                "[ALPHA] Changes of Services, counted once for each IP family",
+            )?,
         })
     }
 }

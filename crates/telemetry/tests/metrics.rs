@@ -11,8 +11,8 @@ fn exercised() -> Metrics {
     let metrics = Metrics::new().expect("all metrics can be registered");
     let at = UNIX_EPOCH + Duration::from_millis(1_700_000_000_250);
     metrics.sync_queued(Family::V4, at);
-    metrics.service_changed(3);
-    metrics.endpoints_changed(7);
+    metrics.services_changed(2, 3);
+    metrics.endpoints_changed(1, 7);
     metrics.committed(Family::V4, 12, Duration::from_micros(300));
     metrics.synced(Family::V4, SyncKind::Full, Duration::from_millis(20), at);
     metrics.sync_failed(Family::V6, SyncKind::Partial, Duration::from_millis(3));
@@ -81,7 +81,7 @@ fn events_are_counted_where_they_belong() {
         "kubeproxy_network_programming_duration_seconds_bucket{ip_family=\"IPv4\",le=\"1\"} 1",
         "kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family=\"IPv6\"} 1",
         "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total{ip_family=\"IPv6\"} 1",
-        "kubeproxy_sync_proxy_rules_service_changes_total 1",
+        "kubeproxy_sync_proxy_rules_service_changes_total 2",
         "kubeproxy_sync_proxy_rules_service_changes_pending 0",
         "kubeproxy_sync_proxy_rules_endpoint_changes_total 1",
         "kubeproxy_sync_proxy_rules_endpoint_changes_pending 0",
@@ -103,8 +103,8 @@ fn events_are_counted_where_they_belong() {
 #[test]
 fn pending_changes_show_until_the_next_sync() {
     let metrics = exercised();
-    metrics.service_changed(4);
-    metrics.endpoints_changed(9);
+    metrics.services_changed(1, 4);
+    metrics.endpoints_changed(1, 9);
     let text = metrics.render();
     assert!(text.contains("\nkubeproxy_sync_proxy_rules_service_changes_pending 4\n"));
     assert!(text.contains("\nkubeproxy_sync_proxy_rules_endpoint_changes_pending 9\n"));

@@ -122,7 +122,13 @@ async fn unspecified_means_all_addresses_of_both_families() {
 async fn a_taken_address_is_waited_for_or_fatal() {
     let taken = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
     let address = taken.local_addr().unwrap();
-    let server = |hard_fail| Server { name: "metrics", address, hard_fail, routes: metrics_routes(telemetry()) };
+    let server = |hard_fail| Server {
+        name: "metrics",
+        setting: "metricsBindAddress",
+        address,
+        hard_fail,
+        routes: metrics_routes(telemetry()),
+    };
     let error = server(true).run().await.unwrap_err();
     assert!(format!("{error:#}").starts_with(&format!("the metrics server cannot listen on {address}: ")), "{error:#}");
 

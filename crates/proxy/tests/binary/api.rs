@@ -7,7 +7,7 @@ use testing::api::{Expiry, FakeApi, Resource};
 use testing::netns::Namespace;
 use testing::objects::{node, service, slice};
 
-use crate::process::{HEALTH_PORT, Proxy, table};
+use crate::process::{HEALTH_PORT, METRICS_PORT, Proxy, table};
 
 /// A node with an API server on it that knows the node and one Service.
 struct Node {
@@ -112,6 +112,8 @@ fn a_missing_permission_is_named_and_nothing_is_written_without_it() {
         requests.iter().any(|request| request.path == Resource::Services.path())
     });
     assert_eq!(table(&node.namespace), "", "half of the truth is no reason to write");
+    let metrics = proxy.get(METRICS_PORT, "/metrics").unwrap().1;
+    assert!(metrics.contains("\nslipstream_watch_failures_total{resource=\"endpointslices\"} "), "{metrics}");
     node.api.allow(Resource::EndpointSlices);
     proxy.wait_for_rule("10.96.0.10");
 }

@@ -68,7 +68,10 @@ fn a_taken_port_is_fatal_only_if_it_is_to_be() {
     let manifests = tempfile::tempdir().unwrap();
     let manifests = manifests.path().to_str().unwrap();
     let hard = config(directory.path(), "bindAddressHardFail: true");
-    refused(Proxy::start(&namespace, &[&hard, "--manifest-dir", manifests]), &["127.0.0.1:10249", "in use"]);
+    refused(
+        Proxy::start(&namespace, &[&hard, "--manifest-dir", manifests]),
+        &["127.0.0.1:10249", "in use", "set metricsBindAddress"],
+    );
 
     let proxy = Proxy::start(&namespace, &["--manifest-dir", manifests]);
     proxy.wait_for_log("the metrics server cannot listen on 127.0.0.1:10249, will try again in 5s");
