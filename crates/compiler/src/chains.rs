@@ -15,36 +15,50 @@ const MAX_COMMON: usize = 8;
 
 /// The load-balancing chains of the table. A chain is created when it is first needed; one that is needed no more stays,
 /// because the next Service may need it, until it is swept.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Chains {
     known: BTreeMap<LbChain, Known>,
     created: BTreeSet<LbChain>,
     /// Those whose ClusterIP frontends are in a set of their own, in the order in which packets meet them. A chain is chosen
     /// before it has any frontends and for good, so that none has ever to be moved.
     common: Vec<LbChain>,
+    /// Those of them whose set does not exist yet.
+    uncreated: Vec<LbChain>,
 }
 
 #[derive(Debug)]
 struct Known {
     name: Name,
+    /// How many elements and chains lead to it.
     users: u32,
+    /// Whether an element ever has.
+    entered: bool,
 }
 
 impl Chains {
+    /// Those that [`Layout::create`] creates.
+    pub(crate) fn new() -> Self {
+        let known = Layout::FIXED.map(|chain| (chain, Known { name: chain.name(), users: 1, entered: false })).into();
+        Self { known, created: BTreeSet::new(), common: Vec::new(), uncreated: Vec::new() }
+    }
+
     /// Chooses the most frequent of `wanted`, the chains that the frontends of ClusterIPs are about to need, to have a set of
     /// their own, while there is room.
     pub(crate) fn choose_common(&mut self, wanted: impl Iterator<Item = LbChain>) {
         if self.common.len() == MAX_COMMON {
             return;
         }
+        let is_new = |chain: &LbChain| self.known.get(chain).is_none_or(|known| !known.entered);
         let mut frequencies: BTreeMap<LbChain, usize> = BTreeMap::new();
         wanted
-            .filter(|chain| !self.known.contains_key(chain))
+            .filter(|chain| is_new(chain) && !self.is_common(*chain))
             .for_each(|chain| *frequencies.entry(chain).or_default() += 1);
-        let mut chains: Vec<_> = frequencies.into_iter().filter(|(chain, _)| !self.is_common(*chain)).collect();
+        let mut chains: Vec<_> = frequencies.into_iter().collect();
         chains.sort_by_key(|(chain, frequency)| (Reverse(*frequency), *chain));
-        let room = MAX_COMMON - self.common.len();
-        self.common.extend(chains.into_iter().map(|(chain, _)| chain).take(room));
+        for (chain, _) in chains.into_iter().take(MAX_COMMON - self.common.len()) {
+            self.common.push(chain);
+            self.uncreated.push(chain);
+        }
     }
 
     /// Whether the ClusterIP frontends that lead to this chain have a set of their own.
@@ -55,7 +69,11 @@ impl Chains {
     /// The verdict that leads to `target`, which one more element holds from now on.
     pub(crate) fn acquire(&mut self, target: Target) -> Verdict {
         match target {
-            Target::Lb(chain) => Verdict::Goto(self.acquire_chain(chain)),
+            Target::Lb(chain) => {
+                let known = self.acquire_chain(chain);
+                known.entered = true;
+                Verdict::Goto(known.name.clone())
+            }
             other => other.verdict(),
         }
     }
@@ -72,36 +90,36 @@ impl Chains {
     /// The operations that create what was acquired for the first time since the last call.
     pub(crate) fn take_created(&mut self, layout: &Layout, options: &Options) -> Vec<Op> {
         let created = std::mem::take(&mut self.created);
-        let common =
-            self.common.iter().filter(|chain| created.contains(chain)).flat_map(|chain| layout.create_common(*chain));
         let lb = created.iter().flat_map(|chain| layout.create_lb(*chain, options));
-        lb.chain(common).collect()
+        let common = self.uncreated.extract_if(.., |chain| self.known.contains_key(chain));
+        lb.chain(common.flat_map(|chain| layout.create_common(chain))).collect()
     }
 
     /// The operations that delete the chains nothing leads to. Those with a set of their own are few, and stay.
     pub(crate) fn sweep(&mut self) -> Vec<Op> {
         let mut ops = Vec::new();
-        // Chains that hand over to another come last in order; once they are gone, the other may be unused as well.
+        // Chains that go on to another come after it in order; once they are gone, the other may be unused as well.
         let chains: Vec<_> = self.known.keys().rev().copied().collect();
         for chain in chains {
             if !self.is_common(chain) && self.known.get(&chain).is_some_and(|known| known.users == 0) {
                 self.known.remove(&chain);
-                chain.hands_over_to().into_iter().for_each(|next| self.release(Target::Lb(next)));
+                chain.goes_on_to().into_iter().for_each(|next| self.release(Target::Lb(next)));
                 ops.push(Op::DeleteChain(chain.name()));
             }
         }
         ops
     }
 
-    fn acquire_chain(&mut self, chain: LbChain) -> Name {
+    fn acquire_chain(&mut self, chain: LbChain) -> &mut Known {
         if !self.known.contains_key(&chain) {
-            if let Some(next) = chain.hands_over_to() {
+            if let Some(next) = chain.goes_on_to() {
                 self.acquire_chain(next);
             }
             self.created.insert(chain);
         }
-        let known = self.known.entry(chain).or_insert_with(|| Known { name: chain.name(), users: 0 });
+        let new = || Known { name: chain.name(), users: 0, entered: false };
+        let known = self.known.entry(chain).or_insert_with(new);
         known.users += 1;
-        known.name.clone()
+        known
     }
 }

@@ -51,7 +51,7 @@ impl Compiler {
             claims: Claims::default(),
             cluster_ips: Counted::default(),
             hairpins: Counted::default(),
-            chains: Chains::default(),
+            chains: Chains::new(),
         }
     }
 

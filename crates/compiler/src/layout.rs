@@ -22,6 +22,9 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
+    /// The load-balancing chains that are there from the start, because rules lead to them.
+    pub(crate) const FIXED: [LbChain; 1] = [LbChain::first(Scope::Address, LbKind::Cluster)];
+
     pub(crate) fn new(options: &Options) -> Self {
         let restricted = matches!(options.node_ports, NodePorts::Only(_));
         let ids = SetId::all().filter(|id| *id != SetId::NodePortIps || restricted);
@@ -38,8 +41,9 @@ impl Layout {
     pub(crate) fn create(&self, options: &Options) -> Vec<Op> {
         let chains = fixed_chains().map(Op::AddChain);
         let sets = self.sets.iter().map(|(_, set)| Op::AddSet(Arc::clone(set)));
+        let lb = Self::FIXED.into_iter().flat_map(|chain| self.create_lb(chain, options));
         let rules = self.fixed_rules(options).into_iter().map(Op::AddRule);
-        let mut ops: Vec<_> = chains.chain(sets).chain(rules).collect();
+        let mut ops: Vec<_> = chains.chain(sets).chain(lb).chain(rules).collect();
         if let NodePorts::Only(addresses) = &options.node_ports {
             let key = |ip: &IpAddr| Words::build().address(*ip).finish();
             let elements =
@@ -49,22 +53,22 @@ impl Layout {
         ops
     }
 
-    /// Creates a chain that picks endpoints. One that masquerades needs the one it hands over to.
-    pub(crate) fn create_lb(&self, chain: LbChain, options: &Options) -> [Op; 2] {
-        let statements = match chain.hands_over_to() {
-            Some(next) => vec![Statement::SetMark(options.mark.bits()), goto(next.name())],
-            None => {
-                let role = if chain.kind == LbKind::Local { Role::LocalEndpoints } else { Role::Endpoints };
-                let mut key = chain.scope.selectors();
-                key.push(Selector::Random(chain.endpoints));
-                vec![Statement::Dnat { key, map: self.set(SetId::Frontends(chain.scope, role)) }]
-            }
-        };
+    /// Creates a chain that picks endpoints; the one that it goes on to must exist.
+    pub(crate) fn create_lb(&self, chain: LbChain, options: &Options) -> Vec<Op> {
         let name = chain.name();
-        [
-            Op::AddChain(Chain { name: name.clone(), hook: None, comment: None }),
-            Op::AddRule(Rule { chain: name, statements, comment: None }),
-        ]
+        let act = if chain.kind == LbKind::Masquerade {
+            Statement::SetMark(options.mark.bits())
+        } else {
+            let role = if chain.kind == LbKind::Local { Role::LocalEndpoints } else { Role::Endpoints };
+            let mut key = chain.scope.selectors();
+            key.push(Selector::Random(chain.endpoints));
+            Statement::Dnat { key, map: self.set(SetId::Frontends(chain.scope, role)) }
+        };
+        let go_on = chain.goes_on_to().map(|next| goto(next.name()));
+        let rules = [Some(act), go_on].into_iter().flatten();
+        let rules = rules.map(|statement| Rule { chain: name.clone(), statements: vec![statement], comment: None });
+        let create = Op::AddChain(Chain { name: name.clone(), hook: None, comment: None });
+        [create].into_iter().chain(rules.map(Op::AddRule)).collect()
     }
 
     /// Creates the set of the ClusterIP frontends that lead to a common chain, and the rule that leads there.
@@ -107,9 +111,12 @@ impl Layout {
     /// Where frontends lead, and which ClusterIP traffic is masqueraded (contract §5.4). Rules for common numbers of endpoints
     /// follow in `cluster-services` when they are needed.
     fn service_rules(&self, options: &Options) -> Vec<Rule> {
-        let cluster_ips =
-            Statement::InSet { key: vec![Selector::DestinationAddress], set: self.set(SetId::ClusterIps) };
-        let to_cluster_ip = vec![cluster_ips, Statement::Verdict(Verdict::Jump(name("cluster-services")))];
+        let to_cluster_ip = |chain| {
+            let cluster_ips = self.set(SetId::ClusterIps);
+            let is_one = Statement::InSet { key: vec![Selector::DestinationAddress], set: cluster_ips };
+            vec![is_one, Statement::Verdict(Verdict::Jump(chain))]
+        };
+        let [first] = Self::FIXED;
         let mut to_node_port = self.on_node_port_address(options, true);
         to_node_port.push(self.lookup(Scope::NodePort, Role::Entry));
         let mark = Statement::SetMark(options.mark.bits());
@@ -123,8 +130,14 @@ impl Layout {
                 rule("cluster-services", vec![outside, mark], Some(comment))
             })
         };
-        let services = [to_cluster_ip, vec![self.lookup(Scope::Address, Role::Entry)], to_node_port];
-        services.map(|statements| rule("services", statements, None)).into_iter().chain(masquerade).collect()
+        let services = [
+            (to_cluster_ip(name("cluster-services")), None),
+            (vec![self.lookup(Scope::Address, Role::Entry)], None),
+            (to_cluster_ip(first.name()), Some("met a change halfway")),
+            (to_node_port, None),
+        ];
+        let services = services.map(|(statements, comment)| rule("services", statements, comment));
+        services.into_iter().chain(masquerade).collect()
     }
 
     /// Frontends with external policy `Local`: pods and the node itself may go to any endpoint (contract §5.6).

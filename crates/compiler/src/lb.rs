@@ -46,9 +46,20 @@ impl LbChain {
         Some(Self { scope, kind, endpoints })
     }
 
-    /// The chain that a masquerading chain goes to.
-    pub(crate) fn hands_over_to(self) -> Option<Self> {
-        (self.kind == LbKind::Masquerade).then_some(Self { kind: LbKind::Cluster, ..self })
+    /// The chain that picks the first endpoint of the same list.
+    pub(crate) const fn first(scope: Scope, kind: LbKind) -> Self {
+        Self { scope, kind, endpoints: NonZeroU32::MIN }
+    }
+
+    /// Where it goes on: one that masquerades to the one that picks, and one that picked a number without an endpoint to the
+    /// first, which every frontend has. That happens to a packet that meets a change halfway: it was led here by the old
+    /// elements, and finds the new ones.
+    pub(crate) fn goes_on_to(self) -> Option<Self> {
+        match self.kind {
+            LbKind::Masquerade => Some(Self { kind: LbKind::Cluster, ..self }),
+            _ if self.endpoints == NonZeroU32::MIN => None,
+            kind => Some(Self::first(self.scope, kind)),
+        }
     }
 
     /// Its name.

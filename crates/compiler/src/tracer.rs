@@ -67,8 +67,12 @@ enum Step {
     Next(Flow),
     NoMatch,
     Branch(Verdict),
-    Accept(Vec<Flow>),
-    Reject,
+    /// By chance it goes to one of these; `missed` if it may also not match.
+    Translated {
+        to: Vec<Flow>,
+        missed: bool,
+    },
+    Stop(End),
 }
 
 impl<'a> Tracer<'a> {
@@ -110,30 +114,45 @@ impl<'a> Tracer<'a> {
         flows
     }
 
-    /// Runs a chain. A chain that does not exist lets everything pass, as nothing could have led to it.
+    /// Runs a chain. A chain that does not exist lets everything pass, as nothing could have led to it. At most one of the
+    /// ends is a fallthrough.
     fn chain(&self, name: &Name, flow: Flow) -> Vec<End> {
-        let Some(chain) = self.table.chains().get(name) else { return vec![End::Fallthrough(flow)] };
+        let Some(chain) = self.table.chains().get(name) else {
+            return vec![End::Fallthrough(flow)];
+        };
         let mut flow = flow;
+        let mut ends = Vec::new();
         for rule in &chain.rules {
-            let mut current = flow;
             for statement in &rule.statements {
-                match self.step(statement, current) {
-                    Step::Next(next) => current = next,
+                match self.step(statement, flow) {
+                    Step::Next(next) => flow = next,
                     Step::NoMatch => break,
-                    Step::Accept(flows) => return flows.into_iter().map(End::Accepted).collect(),
-                    Step::Reject => return vec![End::Stopped(Fate::Rejected)],
-                    Step::Branch(Verdict::Drop) => return vec![End::Stopped(Fate::Dropped)],
-                    Step::Branch(Verdict::Goto(target)) => return self.chain(&target, current),
-                    Step::Branch(Verdict::Jump(target)) => match self.chain(&target, current).as_slice() {
-                        [End::Fallthrough(back)] => current = *back,
-                        ends => return ends.to_vec(),
-                    },
+                    Step::Translated { to, missed } => {
+                        ends.extend(to.into_iter().map(End::Accepted));
+                        if missed {
+                            break;
+                        }
+                        return ends;
+                    }
+                    Step::Stop(end) => return [ends, vec![end]].concat(),
+                    Step::Branch(Verdict::Drop) => return [ends, vec![End::Stopped(Fate::Dropped)]].concat(),
+                    Step::Branch(Verdict::Goto(target)) => return [ends, self.chain(&target, flow)].concat(),
+                    Step::Branch(Verdict::Jump(target)) => {
+                        let mut back = None;
+                        for end in self.chain(&target, flow) {
+                            match end {
+                                End::Fallthrough(flow) => back = Some(flow),
+                                other => ends.push(other),
+                            }
+                        }
+                        let Some(back) = back else { return ends };
+                        flow = back;
+                    }
                 }
             }
-            // What a rule did to the packet before it ceased to match stays done.
-            flow = current;
         }
-        vec![End::Fallthrough(flow)]
+        ends.push(End::Fallthrough(flow));
+        ends
     }
 
     fn step(&self, statement: &Statement, flow: Flow) -> Step {
@@ -155,24 +174,27 @@ impl<'a> Tracer<'a> {
             Statement::Dnat { key, map } => return self.translate(key, map, flow),
             Statement::SetMark(bits) => return Step::Next(Flow { mark: flow.mark | bits, ..flow }),
             Statement::FlipMark(bits) => return Step::Next(Flow { mark: flow.mark ^ bits, ..flow }),
-            Statement::Masquerade => return Step::Accept(vec![Flow { masqueraded: true, ..flow }]),
-            Statement::Reject => return Step::Reject,
+            Statement::Masquerade => return Step::Stop(End::Accepted(Flow { masqueraded: true, ..flow })),
+            Statement::Reject => return Step::Stop(End::Stopped(Fate::Rejected)),
             Statement::Verdict(verdict) => return Step::Branch(verdict.clone()),
         };
         if matches { Step::Next(flow) } else { Step::NoMatch }
     }
 
-    /// Every endpoint that chance may pick. A number without an endpoint leaves the packet as it is.
+    /// Every endpoint that chance may pick. A number without an endpoint does not match.
     fn translate(&self, key: &[Selector], map: &Set, flow: Flow) -> Step {
         let modulus = key.iter().find_map(|selector| match selector {
             Selector::Random(modulus) => Some(modulus.get()),
             _ => None,
         });
+        let picks = 0..modulus.unwrap_or(1);
         let pick = |index| match self.lookup(map, flow.key(key, index)) {
             Some(Data::Value(value)) => flow.translated_to(value),
             _ => None,
         };
-        Step::Accept((0..modulus.unwrap_or(1)).map(|index| pick(index).unwrap_or(flow)).collect())
+        let to: Vec<_> = picks.clone().filter_map(pick).collect();
+        let missed = to.len() < picks.len();
+        Step::Translated { to, missed }
     }
 
     fn lookup(&self, set: &Set, key: Words) -> Option<&Data> {

@@ -3,6 +3,7 @@
 use crate::world::{NODE, OUTSIDE, POD, World, ip, options, port, service, slice, tcp};
 use compiler::{NodePorts, Options};
 use model::{Family, PerFamily, Protocol, Service, ServicePort, TrafficPolicy, Update};
+use ruleset::{Op, Transaction};
 
 const V4: Family = Family::V4;
 const NODE_IP: &str = NODE[0];
@@ -310,4 +311,48 @@ fn a_port_that_moves_to_another_number_leaves_the_old_one() {
     web.ports = vec![tcp("p80", 8000)];
     world.apply([Update::Service(web)]);
     world.check(&[(POD, "172.30.0.41", 80, "reject"), (POD, "172.30.0.41", 8000, "10.180.0.1:80")]);
+}
+
+/// The kernel looks up one map after the other, and a commit may come between two lookups: the packet finds the old elements
+/// first and the new ones after. What is deleted by hand here is what it misses then.
+#[test]
+fn a_packet_that_meets_a_change_halfway_finds_an_endpoint() {
+    let world = || {
+        let mut web = everything("web");
+        web.external_ips.clear();
+        let endpoints = slice("web", 80, &[("10.180.0.1", "l"), ("10.180.0.2", ""), ("10.180.0.3", "")]);
+        World::new(options(V4)).with([Update::Service(web), endpoints])
+    };
+    let delete = |world: &mut World, is_gone: &dyn Fn(&str) -> bool| {
+        let mut transaction = Transaction::new(ruleset::Family::Ip, ruleset::Name::new("kube-proxy").unwrap());
+        for set in world.table().sets().values() {
+            let set_name = set.set.name.as_str();
+            for element in set.elements.values() {
+                let text = set.set.display_element(element, ruleset::Family::Ip).to_string();
+                if is_gone(&format!("{set_name} {text}")) {
+                    transaction.ops.push(Op::DeleteElements { set: set.set.clone(), elements: vec![element.clone()] });
+                }
+            }
+        }
+        assert!(!transaction.is_empty());
+        world.commit(&transaction);
+    };
+
+    // Led to three endpoints, of which one has just gone.
+    let mut third_gone = world();
+    delete(&mut third_gone, &|text| text.contains("endpoints ") && text.contains(" . 2 : "));
+    third_gone.check(&[
+        (POD, "172.30.0.41", 80, "10.180.0.1:80, 10.180.0.2:80"),
+        (OUTSIDE, LB, 80, "10.180.0.1:80 masq, 10.180.0.2:80 masq"),
+        (OUTSIDE, NODE_IP, 3001, "10.180.0.1:80 masq, 10.180.0.2:80 masq"),
+    ]);
+
+    // In the set of its new number of endpoints too late, in that of the old one no more.
+    let mut between_sets = world();
+    delete(&mut between_sets, &|text| text.starts_with("service-ips-3 "));
+    between_sets.check(&[
+        (POD, "172.30.0.41", 80, "10.180.0.1:80"),
+        (OUTSIDE, "172.30.0.41", 80, "10.180.0.1:80 masq"),
+        (POD, "172.30.0.41", 81, "reject"),
+    ]);
 }

@@ -25,8 +25,8 @@ fn ipv4() {
 #[test]
 fn ipv6() {
     let world = World::new(options(Family::V6));
-    let of_lb = |line: &&str| line.contains("lb-1");
-    let expected = RULES.lines().filter(|line| !of_lb(line)).map(|line| format!("{line}\n")).collect::<String>();
+    let of_service = |line: &&str| line.contains("@service-ips-");
+    let expected = RULES.lines().filter(|line| !of_service(line)).map(|line| format!("{line}\n")).collect::<String>();
     let expected = expected.replace("ip saddr", "ip6 saddr").replace("ip daddr", "ip6 daddr");
     let expected = expected.replace("10.0.0.0/8", "fd00::/8");
     assert_eq!(rules(world.table(), TableFamily::Ip6), expected);
@@ -85,5 +85,6 @@ reject-chain: reject
 service-endpoints-check: ip daddr . meta l4proto . th dport vmap @no-endpoint-services
 services: ip daddr @cluster-ips jump cluster-services
 services: ip daddr . meta l4proto . th dport vmap @service-ips
+services: ip daddr @cluster-ips jump lb-1 comment "met a change halfway"
 services: ip daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports
 "#;
