@@ -27,7 +27,8 @@ fn ipv6() {
     let world = World::new(options(Family::V6));
     let of_service = |line: &&str| line.contains("@service-ips-");
     let expected = RULES.lines().filter(|line| !of_service(line)).map(|line| format!("{line}\n")).collect::<String>();
-    let expected = expected.replace("ip saddr", "ip6 saddr").replace("ip daddr", "ip6 daddr");
+    let expected =
+        expected.replace("ip saddr", "ip6 saddr").replace("ip daddr", "ip6 daddr").replace("dnat ip", "dnat ip6");
     let expected = expected.replace("10.0.0.0/8", "fd00::/8");
     assert_eq!(rules(world.table(), TableFamily::Ip6), expected);
 }
