@@ -7,7 +7,6 @@
 //!
 //! The tests are in `tests/it`, the demo in `src/bin/demo`. Both need root.
 
-mod http;
 mod manifests;
 mod probe;
 mod proxy;

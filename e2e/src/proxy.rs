@@ -14,9 +14,9 @@ use anyhow::{Context as _, Error, Result, anyhow, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use testing::http;
 use testing::netns::Cluster;
 
-use crate::http;
 use crate::manifests::Manifests;
 use crate::settings::Settings;
 
@@ -83,7 +83,9 @@ impl Proxy {
         let began = SystemTime::now();
         self.spawn(&configuration)?;
         let ready = self.wait_synced(began)?;
-        self.wait("it is healthy", |proxy| Ok(http::fetch(&proxy.cluster.node, 10256, "/healthz").is_ok()))?;
+        self.wait("it is healthy", |proxy| {
+            Ok(http::fetch(&proxy.cluster.node, 10256, "/healthz").is_ok_and(|(status, _)| status == 200))
+        })?;
         Ok(ready)
     }
 
@@ -162,7 +164,7 @@ impl Proxy {
     /// # Errors
     /// Its metrics do not answer.
     pub fn metric(&self, name: &str) -> Result<Vec<f64>> {
-        let metrics = http::fetch(&self.cluster.node, 10249, "/metrics")?;
+        let (_, metrics) = http::fetch(&self.cluster.node, 10249, "/metrics")?;
         let samples = metrics.lines().filter_map(|line| {
             let (sample, value) = line.rsplit_once(' ')?;
             (sample.split('{').next() == Some(name)).then(|| value.parse().ok())?

@@ -45,14 +45,18 @@ impl<T> Lenient<T> {
     fn from_result<E: Error>(result: Result<T, E>) -> Self {
         match result {
             Ok(value) => Self::Value(value),
-            Err(error) => Self::Odd(strip_position(&error.to_string()).into()),
+            Err(error) => Self::Odd(plain(&error.to_string()).into()),
         }
     }
 }
 
-/// serde_json appends the place in the input, which means nothing to someone who looks at an object.
-fn strip_position(message: &str) -> &str {
-    message.rfind(" at line ").map_or(message, |end| &message[..end])
+/// Without the place in the input, which serde_json appends and which means nothing to someone who looks at an object, and
+/// without Rust's names of types.
+fn plain(message: &str) -> String {
+    let message = message.rfind(" at line ").map_or(message, |end| &message[..end]);
+    message
+        .strip_suffix("expected i64")
+        .map_or_else(|| message.to_owned(), |start| format!("{start}expected a whole number"))
 }
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Lenient<T> {
@@ -157,7 +161,7 @@ mod tests {
         );
         assert_eq!(read.len(), 5);
         let first = read[0].value().unwrap();
-        assert_eq!(first.number.oddity(), Some("invalid type: string \"x\", expected i64"));
+        assert_eq!(first.number.oddity(), Some("invalid type: string \"x\", expected a whole number"));
         let list = first.list.value().unwrap();
         assert_eq!(list[0].value().unwrap(), "a");
         assert!(list[1].oddity().unwrap().contains("expected a string"));

@@ -165,7 +165,7 @@ fn a_bad_port_costs_only_itself() {
         (json!({"name": "a"}), "spec.ports[0].port: is missing: the port is skipped"),
         (
             json!({"name": "a", "port": "http"}),
-            "spec.ports[0].port: invalid type: string \"http\", expected i64: the port is skipped",
+            "spec.ports[0].port: invalid type: string \"http\", expected a whole number: the port is skipped",
         ),
         (
             json!({"name": "a", "port": 1, "protocol": "QUIC"}),

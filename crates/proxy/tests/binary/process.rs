@@ -2,8 +2,6 @@
 
 use std::fmt::Display;
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::thread;
@@ -11,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use testing::http;
 use testing::netns::Namespace;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kube-proxy");
@@ -102,17 +101,7 @@ impl<'a> Proxy<'a> {
 
     /// Gets a path of one of its servers: status and body. `None` if nobody listens.
     pub(crate) fn get(&self, port: u16, path: &str) -> Option<(u16, String)> {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
-        let answer = self.namespace.run(|| {
-            let mut stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).ok()?;
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            stream.write_all(request.as_bytes()).unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            Some(answer)
-        })?;
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        Some((head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned()))
+        http::fetch(self.namespace, port, path).ok()
     }
 
     /// Waits until a path is answered with this status, and returns the body.
