@@ -28,7 +28,7 @@ fn ipv6() {
     let of_service = |line: &&str| line.contains("@service-ips-");
     let expected = RULES.lines().filter(|line| !of_service(line)).map(|line| format!("{line}\n")).collect::<String>();
     let expected =
-        expected.replace("ip saddr", "ip6 saddr").replace("ip daddr", "ip6 daddr").replace("dnat ip", "dnat ip6");
+        expected.replace("ip saddr", "ip6 saddr").replace("ip daddr", "ip6 daddr").replace("dnat ip to", "dnat ip6 to");
     let expected = expected.replace("10.0.0.0/8", "fd00::/8");
     assert_eq!(rules(world.table(), TableFamily::Ip6), expected);
 }
