@@ -1,7 +1,7 @@
 # Every task starts here, for people and for CI alike. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup need-root need-cargo build demo test lint unit bench
+.PHONY: help setup need-root need-cargo need-libraries build demo test lint unit bench
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -18,7 +18,8 @@ ifneq ($(SUDO_USER),)
 endif
 
 # Debian packages: to build (C libraries and what finds them), and to test (network namespaces, nft as the judge).
-PACKAGES := gcc libc6-dev pkg-config libnftnl-dev libmnl-dev nftables iproute2 util-linux procps time
+BUILD_PACKAGES := gcc libc6-dev pkg-config libnftnl-dev libmnl-dev
+TEST_PACKAGES := nftables iproute2 util-linux procps time
 
 help: ## This list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -34,7 +35,7 @@ bench: need-root setup ## Cold sync and single changes at 1k, 10k and 30k Servic
 	cargo build --quiet --release -p benches
 	target/release/scale
 
-build: setup ## The kube-proxy binary, in target/release.
+build: need-libraries ## The kube-proxy binary, in target/release.
 	cargo build --release -p proxy
 
 lint: need-cargo ## Format and clippy.
@@ -45,8 +46,12 @@ unit: need-cargo
 	cargo build --quiet -p proxy
 	cargo test --workspace --quiet
 
-setup: need-cargo ## Installs what is missing, where apt-get is at hand.
-	@missing=$$(for package in $(PACKAGES); do \
+need-libraries: need-cargo
+	@command -v gcc >/dev/null && command -v pkg-config >/dev/null && pkg-config --exists libnftnl libmnl || \
+	{ echo "missing to build: gcc, pkg-config, libnftnl and libmnl with headers; on Debian: apt-get install $(BUILD_PACKAGES)" >&2; exit 1; }
+
+setup: need-cargo ## Installs what is missing to build and test, where apt-get is at hand.
+	@missing=$$(for package in $(BUILD_PACKAGES) $(TEST_PACKAGES); do \
 	    dpkg-query --show --showformat '$${Status}' "$$package" 2>/dev/null | grep -q 'ok installed' || echo "$$package"; done); \
 	if [ -n "$$missing" ]; then \
 	    command -v apt-get >/dev/null || { echo "install these packages, by your system's names:" $$missing >&2; exit 1; }; \

@@ -65,7 +65,7 @@ impl SetId {
             }
             Self::Common(endpoints) => {
                 let set_name = name(&format!("service-ips-{endpoints}"));
-                let comment = Comment::new(&format!("ClusterIP traffic that {endpoints} endpoints serve"));
+                let comment = Comment::new(&format!("ClusterIP traffic, number of endpoints: {endpoints}"));
                 return Set { name: set_name, key: Scope::Address.fields(), data: None, comment: Some(comment) };
             }
         };

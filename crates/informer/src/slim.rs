@@ -64,6 +64,8 @@ pub(crate) struct ServiceSpec {
     pub(crate) external_ips: List<String>,
     pub(crate) internal_traffic_policy: Text,
     pub(crate) external_traffic_policy: Text,
+    pub(crate) session_affinity: Text,
+    pub(crate) load_balancer_source_ranges: List<String>,
     pub(crate) ports: List<ServicePort>,
 }
 

@@ -72,14 +72,18 @@ impl NodeAddresses {
         }
         let primary = bound.or(listed.first().copied()).map_or(Family::V4, Family::of);
         if main.get(primary).is_none() {
-            warn!("Can't determine this node's IP, assuming loopback; set bindAddress to have one");
+            warn!("Can't determine this node's IP; set bindAddress to have one");
         }
         Self { primary, main }
     }
 
     /// The addresses of one family that take NodePort traffic, given those of the interfaces (contract §3.5).
     pub(crate) fn node_ports(&self, family: Family, wanted: &NodePortAddresses, local: &[IpAddr]) -> NodePorts {
-        let Some(prefixes) = wanted.prefixes(family, *self.main.get(family)) else {
+        let main = *self.main.get(family);
+        let Some(prefixes) = wanted.prefixes(family, main) else {
+            if *wanted == NodePortAddresses::Primary && main.is_none() {
+                info!(%family, "NodePorts answer on all addresses of the node: it has no primary one of this family");
+            }
             return NodePorts::Any;
         };
         let within = |address: &&IpAddr| prefixes.iter().any(|prefix| prefix.contains(*address));

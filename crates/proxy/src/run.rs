@@ -15,7 +15,7 @@ use telemetry::{Health, Metrics};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::flags::Flags;
 use crate::http::{Server, health_routes, metrics_routes};
@@ -110,7 +110,10 @@ fn options(config: &Config, addresses: &NodeAddresses, family: Family, local: &[
     let LocalTraffic::ClusterCidr(pod_cidrs) = &config.local_traffic;
     let pod_cidr = *pod_cidrs.get(family);
     if pod_cidr.is_none() && family == addresses.primary {
-        info!("Detect-local-mode set to ClusterCIDR, but no cluster CIDR specified for primary IP family");
+        info!(
+            "Detect-local-mode set to ClusterCIDR, but no cluster CIDR specified for primary IP family: connections to \
+             ClusterIPs are not masqueraded; set clusterCIDR to the addresses of the pods"
+        );
     }
     Ok(Options {
         family,
@@ -124,15 +127,17 @@ fn options(config: &Config, addresses: &NodeAddresses, family: Family, local: &[
 /// Makes the process a less likely victim when memory runs out. Without the privilege it goes on as it is.
 fn set_oom_score(score: i16) {
     if let Err(error) = fs::write("/proc/self/oom_score_adj", score.to_string()) {
-        warn!(score, "cannot set oom_score_adj, set oomScoreAdj to 0 to do without: {error}");
+        info!(score, "oom_score_adj stays as it is, which takes the capability SYS_RESOURCE to lower: {error}");
     }
 }
 
-/// Waits for SIGTERM or SIGINT.
+/// Waits for a signal that asks to end.
 async fn termination() -> Result<&'static str> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
     Ok(tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
+        _ = hangup.recv() => "SIGHUP",
     })
 }

@@ -42,6 +42,7 @@ pub(super) fn service(
         Type::ExternalName => false,
     };
     let external_policy = policy(&spec.external_traffic_policy, "spec.externalTrafficPolicy", findings);
+    report_unsupported(spec, findings)?;
     Ok(Update::Service(Service {
         created: created(&meta.creation_timestamp, findings),
         cluster_ips,
@@ -52,6 +53,19 @@ pub(super) fn service(
         ports: ports(converter, spec, findings)?,
         name,
     }))
+}
+
+/// What this version does not do must not be taken for done.
+fn report_unsupported(spec: &ServiceSpec, findings: &mut Findings) -> Result<(), Unreadable> {
+    if findings.shape(&spec.session_affinity, "spec.sessionAffinity")?.is_some_and(|affinity| affinity == "ClientIP") {
+        let message = "this version does not do session affinity: each connection may go to another endpoint";
+        findings.report("spec.sessionAffinity", message);
+    }
+    if !findings.list(&spec.load_balancer_source_ranges, "spec.loadBalancerSourceRanges")?.is_empty() {
+        let message = "this version does not enforce source ranges: the load balancer's addresses are open to everyone";
+        findings.report("spec.loadBalancerSourceRanges", message);
+    }
+    Ok(())
 }
 
 fn service_type(spec: &ServiceSpec, findings: &mut Findings) -> Result<Type, Unreadable> {
@@ -82,6 +96,10 @@ fn cluster_ips(spec: &ServiceSpec, findings: &mut Findings) -> Result<Option<Per
         texts.push(first);
     }
     let main = if first.is_empty() { texts[0] } else { first };
+    if main.is_empty() {
+        let message = "is missing: the Service is not served, and without an API server nobody gives it an address";
+        findings.report("spec.clusterIP", message);
+    }
     if main.is_empty() || main == "None" {
         return Ok(None);
     }

@@ -95,8 +95,6 @@ fn a_plain_service() {
 fn what_is_not_to_be_proxied_is_gone() {
     for patch in [
         json!({"spec": {"clusterIP": "None", "clusterIPs": ["None"]}}),
-        json!({"spec": {"clusterIP": "", "clusterIPs": []}}),
-        json!({"spec": {"clusterIP": null, "clusterIPs": null}}),
         json!({"spec": {"type": "ExternalName"}}),
         json!({"spec": null}),
         json!({"metadata": {"labels": {"service.kubernetes.io/service-proxy-name": "other"}}}),
@@ -108,6 +106,24 @@ fn what_is_not_to_be_proxied_is_gone() {
     }
     let (update, problems) = slice(json!({"metadata": {"labels": {"service.kubernetes.io/headless": ""}}}));
     assert!(matches!(update, Update::SliceGone(_)) && problems.is_empty());
+}
+
+#[test]
+fn a_service_that_nobody_gave_a_cluster_ip_is_reported() {
+    for patch in [json!({"clusterIP": "", "clusterIPs": []}), json!({"clusterIP": null, "clusterIPs": null})] {
+        let (update, problems) = service(json!({"spec": patch}));
+        assert!(matches!(update, Update::ServiceGone(_)), "{update:?}");
+        assert!(problems[0].starts_with("spec.clusterIP: is missing"), "{problems:?}");
+    }
+}
+
+#[test]
+fn what_is_not_done_is_said() {
+    let (_, problem) = odd_service(json!({"spec": {"sessionAffinity": "ClientIP"}}));
+    assert!(problem.starts_with("spec.sessionAffinity: this version does not"), "{problem}");
+    let (_, problem) = odd_service(json!({"spec": {"loadBalancerSourceRanges": ["10.0.0.0/8"]}}));
+    assert!(problem.contains("open to everyone"), "{problem}");
+    good_service(json!({"spec": {"sessionAffinity": "None", "loadBalancerSourceRanges": []}}));
 }
 
 #[test]

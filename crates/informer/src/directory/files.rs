@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::{fs, mem};
 
 use model::{Kind, Node, ServiceName, Update};
-use tracing::debug;
+use tracing::info;
 
 use super::manifest::{self, Content, Entry};
 use crate::convert::{self, Converted, Converter, Proxied};
@@ -122,7 +122,7 @@ impl Files {
                 Ok(Content::Slice(raw)) => (self.convert(&raw), "EndpointSlice"),
                 Ok(Content::Node(_)) => continue,
                 Ok(Content::Other(kind)) => {
-                    debug!(file = %path.display(), place, kind, "ignoring an object that is not of our concern");
+                    info!(file = %path.display(), place, kind, "ignoring an object that is no Service, EndpointSlice or Node");
                     continue;
                 }
                 Err(message) => (Err(message), ""),

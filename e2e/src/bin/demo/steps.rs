@@ -115,6 +115,9 @@ fn excerpt(stage: &Stage, report: &Report) -> Result<()> {
         // nft aligns for tabs of eight.
         report.note(&line.replace('\t', "        "));
     }
+    if listed.lines().count() > EXCERPT {
+        report.note("…");
+    }
     Ok(())
 }
 
