@@ -16,9 +16,6 @@ const QUESTIONS: usize = 32;
 
 /// "At once", of a refusal. A client's first try to send again comes after a second.
 const AT_ONCE: Duration = Duration::from_millis(900);
-/// The same for TCP over IPv6, where the second try counts: hosts that share a kernel answer while `connect` still has
-/// the socket locked, and an ICMPv6 error is only noted then (`tcp_v6_err` in the kernel's `net/ipv6/tcp_ipv6.c`).
-const AT_ONCE_TCP_V6: Duration = Duration::from_millis(1900);
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -208,9 +205,7 @@ impl Seen {
                 self.errors.is_empty() && self.answers.keys().map(|(endpoint, from)| (endpoint, *from)).eq(expected)
             }
             Expected::Refused => {
-                let tcp_v6 = probe.to.protocol == Protocol::Tcp && probe.to.socket.is_ipv6();
-                let limit = if tcp_v6 { AT_ONCE_TCP_V6 } else { AT_ONCE };
-                self.answers.is_empty() && self.refused == self.errors() && self.slowest < limit
+                self.answers.is_empty() && self.refused == self.errors() && self.slowest < AT_ONCE
             }
             Expected::Lost => self.answers.is_empty() && self.lost == self.errors(),
         }

@@ -8,12 +8,17 @@ mod sctp;
 
 use std::io::{self, BufRead as _, BufReader, ErrorKind, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::cmsg_space;
 use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -228,6 +233,12 @@ impl Reply {
     }
 }
 
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Self {
+        io::Error::from(errno).into()
+    }
+}
+
 impl From<io::Error> for Refusal {
     fn from(error: io::Error) -> Self {
         match error.kind() {
@@ -267,26 +278,39 @@ async fn serve_udp(socket: tokio::net::UdpSocket, label: &str) -> io::Result<()>
     }
 }
 
-/// Connects from a source address, which the standard library cannot.
+/// Connects, from a source address if one is given.
 fn connect(source: Option<SocketAddr>, destination: SocketAddr) -> Result<TcpStream, Refusal> {
-    let runtime = runtime().expect("a test has descriptors to spare");
-    let connection = runtime.block_on(async {
-        let socket = match destination {
-            SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
-        };
-        // Closes with a reset, which leaves nothing in TIME_WAIT: the same ports can be used again at once.
-        socket.set_zero_linger()?;
-        if let Some(source) = source {
-            socket.set_reuseaddr(true)?;
-            socket.bind(source).unwrap_or_else(|error| panic!("this host does not have {source}: {error}"));
+    let socket = Socket::new(Domain::for_address(destination), Type::STREAM, None)?;
+    // Closes with a reset, which leaves nothing in TIME_WAIT: the same ports can be used again at once.
+    socket.set_linger(Some(Duration::ZERO))?;
+    match destination {
+        SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
+        SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
+    }
+    if let Some(source) = source {
+        socket.set_reuse_address(true)?;
+        socket.bind(&source.into()).unwrap_or_else(|error| panic!("this host does not have {source}: {error}"));
+    }
+    let connected = socket.connect_timeout(&destination.into(), PATIENCE);
+    connected.map_err(|error| queued_error(&socket).map_or_else(|| error.into(), Refusal::from))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket.into())
+}
+
+/// The ICMP error that came for a socket, if one did.
+///
+/// Hosts that share a kernel may answer while `connect` still has the socket locked. The kernel then does not end the attempt
+/// (`tcp_v4_err` in net/ipv4/tcp_ipv4.c, `tcp_v6_err` in net/ipv6/tcp_ipv6.c), so that `connect` alone would hear of a
+/// refusal only when it sends again, a second later; but the error is in the socket's queue of errors at once.
+fn queued_error(socket: &Socket) -> Option<Errno> {
+    let mut space = cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut [], Some(&mut space), MsgFlags::MSG_ERRQUEUE).ok()?;
+    message.cmsgs().ok()?.find_map(|control| match control {
+        ControlMessageOwned::Ipv4RecvErr(error, _) | ControlMessageOwned::Ipv6RecvErr(error, _) => {
+            Some(Errno::from_raw(error.ee_errno.cast_signed()))
         }
-        tokio::time::timeout(PATIENCE, socket.connect(destination)).await?
-    })?;
-    let connection = connection.into_std()?;
-    connection.set_nonblocking(false)?;
-    connection.set_read_timeout(Some(PATIENCE))?;
-    Ok(connection)
+        _ => None,
+    })
 }
 
 /// A line without its end.
