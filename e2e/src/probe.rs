@@ -204,9 +204,7 @@ impl Seen {
                 let expected = endpoints.iter().map(|(endpoint, from)| (endpoint, source(*from)));
                 self.errors.is_empty() && self.answers.keys().map(|(endpoint, from)| (endpoint, *from)).eq(expected)
             }
-            Expected::Refused => {
-                self.answers.is_empty() && self.refused == self.errors() && self.slowest < AT_ONCE
-            }
+            Expected::Refused => self.answers.is_empty() && self.refused == self.errors() && self.slowest < AT_ONCE,
             Expected::Lost => self.answers.is_empty() && self.lost == self.errors(),
         }
     }
