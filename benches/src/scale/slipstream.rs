@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
-use compiler::{Compiler, Mark, NodePorts, Options};
+use compiler::{Compiler, Mark, NodePorts, Options, Pods};
 use model::{Family, State, Update};
 use netlink::NfTables;
 use ruleset::{CommitReport, Kernel};
@@ -27,7 +27,8 @@ pub(crate) fn measure(services: u32, endpoints: u32) -> Result<Figures> {
         family: Family::V4,
         mark: Mark::default(),
         masquerade_all: false,
-        pod_cidr: Some(model::parse_prefix("10.128.0.0/9")?),
+        pods: Some(Pods::From(model::parse_prefix("10.128.0.0/9")?)),
+        node_address: None,
         node_ports: NodePorts::Any,
     };
     let mut proxy =

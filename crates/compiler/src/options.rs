@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use model::Family;
+use ruleset::{Comparison, Interface, Selector, Statement};
 
 /// What the configuration and the node decide about the ruleset of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,11 +16,32 @@ pub struct Options {
     pub mark: Mark,
     /// Whether every connection to a ClusterIP is masqueraded.
     pub masquerade_all: bool,
-    /// Where the cluster's pods have their addresses, if known: what comes from elsewhere to a ClusterIP is masqueraded
-    /// (detectLocalMode ClusterCIDR, contract §3.11).
-    pub pod_cidr: Option<IpNet>,
+    /// How traffic of the pods on this node is told from other traffic, if it can be: what comes from elsewhere to a ClusterIP
+    /// is masqueraded (contract §3.11).
+    pub pods: Option<Pods>,
+    /// The node's main address. Where it may connect to a load balancer, so may the balancer's own address (contract §5.6).
+    pub node_address: Option<IpAddr>,
     /// Which of the node's addresses take NodePort traffic.
     pub node_ports: NodePorts,
+}
+
+/// What packets of the pods on this node have in common (detectLocalMode, contract §3.11).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pods {
+    /// Their source addresses (ClusterCIDR, NodeCIDR).
+    From(IpNet),
+    /// The interfaces by which they come in (BridgeInterface, InterfaceNamePrefix).
+    By(Interface),
+}
+
+impl Pods {
+    /// Goes on with what comes from pods, or with what does not.
+    pub(crate) fn matched(&self, comparison: Comparison) -> Statement {
+        match self {
+            Self::From(prefix) => Statement::Prefix { selector: Selector::SourceAddress, comparison, prefix: *prefix },
+            Self::By(interface) => Statement::InputInterface { comparison, interface: interface.clone() },
+        }
+    }
 }
 
 /// A single bit of the packet mark.

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use ruleset::{Comment, DataType, Field, Set};
+use ruleset::{Comment, DataType, Field, Set, SetKind};
 
 use crate::frontend::Scope;
 use crate::name;
@@ -66,10 +66,16 @@ impl SetId {
             Self::Common(endpoints) => {
                 let set_name = name(&format!("service-ips-{endpoints}"));
                 let comment = Comment::new(&format!("ClusterIP traffic, number of endpoints: {endpoints}"));
-                return Set { name: set_name, key: Scope::Address.fields(), data: None, comment: Some(comment) };
+                return Set {
+                    name: set_name,
+                    key: Scope::Address.fields(),
+                    data: None,
+                    kind: SetKind::Exact,
+                    comment: Some(comment),
+                };
             }
         };
-        Set { name: name(set_name), key, data, comment: Some(Comment::new(comment)) }
+        Set { name: name(set_name), key, data, kind: SetKind::Exact, comment: Some(Comment::new(comment)) }
     }
 }
 

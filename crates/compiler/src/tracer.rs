@@ -46,6 +46,8 @@ pub struct Tracer<'a> {
 #[derive(Clone, Copy, Debug)]
 struct Flow {
     packet: Packet,
+    /// As it was sent.
+    original: Packet,
     mark: u32,
     translated: bool,
     masqueraded: bool,
@@ -83,7 +85,7 @@ impl<'a> Tracer<'a> {
 
     /// All that can become of a packet.
     pub fn trace(&self, packet: Packet) -> BTreeSet<Fate> {
-        let flow = Flow { packet, mark: 0, translated: false, masqueraded: false };
+        let flow = Flow { packet, original: packet, mark: 0, translated: false, masqueraded: false };
         let mut fates = BTreeSet::new();
         if self.is_local(packet.source) {
             let sent = self.hook(HookPoint::Output, vec![flow], &mut fates);
@@ -164,7 +166,11 @@ impl<'a> Tracer<'a> {
             Statement::NewConnection => true,
             Statement::Translated => flow.translated,
             Statement::HasMark(bits) => flow.mark & bits != 0,
+            // The tracer's packets have no interfaces, as those that the node sends.
+            Statement::InputInterface { comparison, .. } => *comparison == Comparison::IsNot,
+            Statement::Update { .. } => true,
             Statement::InSet { key, set } => self.lookup(set, flow.key(key, 0)).is_some(),
+            Statement::NotInSet { key, set } => self.lookup(set, flow.key(key, 0)).is_none(),
             Statement::VerdictMap { key, map } => {
                 return match self.lookup(map, flow.key(key, 0)) {
                     Some(Data::Verdict(verdict)) => Step::Branch(verdict.clone()),
@@ -239,6 +245,8 @@ impl Flow {
             Selector::DestinationAddress => words.address(packet.destination),
             Selector::Protocol => words.protocol(packet.protocol.number()),
             Selector::DestinationPort => words.port(packet.port),
+            Selector::OriginalDestinationAddress => words.address(self.original.destination),
+            Selector::OriginalDestinationPort => words.port(self.original.port),
             Selector::Random(_) => words.native(random),
         };
         selectors.iter().fold(Words::build(), add).finish()

@@ -48,7 +48,7 @@ pub struct SlicePort {
 }
 
 /// One endpoint of a slice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Its address.
     pub address: IpAddr,
@@ -60,6 +60,29 @@ pub struct Endpoint {
     pub terminating: bool,
     /// Runs on this node.
     pub local: bool,
+    /// Who had better use it.
+    pub hints: Hints,
+}
+
+/// Who had better use an endpoint, so that traffic stays near (`hints` of the slice, contract §4.5).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// Clients on some nodes.
+    pub nodes: NodeHint,
+    /// Clients in these zones; `None` if no zone is named.
+    pub zones: Option<Arc<[Arc<str>]>>,
+}
+
+/// The nodes that an endpoint is meant for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NodeHint {
+    /// None is named.
+    #[default]
+    Unset,
+    /// This node, and maybe others.
+    ThisNode,
+    /// Other nodes.
+    Others,
 }
 
 impl Endpoint {
@@ -71,14 +94,14 @@ impl Endpoint {
 
 /// An endpoint of one Service port: [`Endpoint`] with the port it serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortEndpoint {
+pub struct PortEndpoint<'a> {
     /// The endpoint.
-    pub endpoint: Endpoint,
+    pub endpoint: &'a Endpoint,
     /// The port number on it.
     pub port: PortNumber,
 }
 
-impl PortEndpoint {
+impl PortEndpoint<'_> {
     /// Where connections go.
     pub const fn socket(&self) -> SocketAddr {
         SocketAddr::new(self.endpoint.address, self.port.get())

@@ -21,7 +21,13 @@ pub struct Selection {
 ///
 /// A list takes ready endpoints; where it has none, those that still serve while they terminate. An endpoint that is
 /// neither is never used.
-pub fn select(service: &Service, port: &ServicePort, family: Family, endpoints: &[PortEndpoint]) -> Selection {
+pub fn select(
+    service: &Service,
+    port: &ServicePort,
+    family: Family,
+    endpoints: &[PortEndpoint<'_>],
+    _zone: Option<&str>,
+) -> Selection {
     let external = service.is_externally_accessible(port, family);
     let internal_local = service.internal_policy == TrafficPolicy::Local;
     let uses_cluster = !internal_local || external;
@@ -29,7 +35,7 @@ pub fn select(service: &Service, port: &ServicePort, family: Family, endpoints: 
 
     let cluster = if uses_cluster { usable(endpoints.iter()) } else { Vec::new() };
     let local = if uses_local { usable(endpoints.iter().filter(|e| e.endpoint.local)) } else { Vec::new() };
-    let usable_anywhere = |e: &PortEndpoint| e.endpoint.ready || e.endpoint.is_serving_terminating();
+    let usable_anywhere = |e: &PortEndpoint<'_>| e.endpoint.ready || e.endpoint.is_serving_terminating();
     let any = if uses_local { endpoints.iter().any(usable_anywhere) } else { !cluster.is_empty() };
     let on_this_node = endpoints
         .iter()
@@ -40,7 +46,7 @@ pub fn select(service: &Service, port: &ServicePort, family: Family, endpoints: 
     Selection { cluster, local, on_this_node, any }
 }
 
-fn usable<'a>(endpoints: impl Iterator<Item = &'a PortEndpoint> + Clone) -> Vec<SocketAddr> {
+fn usable<'a>(endpoints: impl Iterator<Item = &'a PortEndpoint<'a>> + Clone) -> Vec<SocketAddr> {
     let ready: Vec<_> = endpoints.clone().filter(|e| e.endpoint.ready).map(PortEndpoint::socket).collect();
     if !ready.is_empty() {
         return ready;

@@ -1,7 +1,10 @@
 //! Services.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
+
+use ipnet::IpNet;
 
 use crate::{Family, PerFamily, PortNumber, Protocol, ServiceName, ServicePortName};
 
@@ -23,6 +26,12 @@ pub struct Service {
     /// Who serves traffic to NodePorts, external IPs and load balancer addresses. `Local` only where it has a meaning
     /// (contract §4.3).
     pub external_policy: TrafficPolicy,
+    /// For how many seconds after its last connection a client is sent to the same endpoint again (sessionAffinity ClientIP);
+    /// `None` if any endpoint will do for each connection.
+    pub affinity: Option<NonZeroU32>,
+    /// Who may connect to the load balancer addresses of the same family; where a family has none, everyone may (contract
+    /// §4.3).
+    pub source_ranges: Vec<IpNet>,
     /// Its ports. Name and protocol together are unique.
     pub ports: Vec<ServicePort>,
 }

@@ -1,7 +1,10 @@
 //! The current Services and endpoint slices, and which Services changed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::SystemTime;
+
+use ipnet::IpNet;
 
 use crate::{EndpointSlice, Family, PerFamily, PortEndpoint, Service, ServiceName, ServicePort, SliceName};
 
@@ -12,6 +15,17 @@ pub enum Kind {
     Service,
     /// EndpointSlices.
     EndpointSlice,
+    /// ServiceCIDRs.
+    ServiceCidr,
+}
+
+/// Where ClusterIPs are allocated from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceCidr {
+    /// The name of the object.
+    pub name: Arc<str>,
+    /// Its prefixes, of either family.
+    pub prefixes: Vec<IpNet>,
 }
 
 /// What a source says about the cluster.
@@ -34,6 +48,12 @@ pub enum Update {
     Slice(EndpointSlice),
     /// An endpoint slice is gone, or must not be used any more.
     SliceGone(SliceName),
+    /// A ServiceCIDR is now like this.
+    ServiceCidr(ServiceCidr),
+    /// The ServiceCIDR of this name is gone.
+    ServiceCidrGone(Arc<str>),
+    /// The node is in this zone, or in none that is known (label `topology.kubernetes.io/zone`).
+    Zone(Option<Arc<str>>),
 }
 
 /// Everything known of the cluster, and what changed since it was last asked.
@@ -41,6 +61,8 @@ pub enum Update {
 pub struct State {
     entries: BTreeMap<ServiceName, Entry>,
     slice_services: HashMap<SliceName, ServiceName>,
+    service_cidrs: BTreeMap<Arc<str>, Listed<ServiceCidr>>,
+    zone: Option<Arc<str>>,
     lists: Lists,
     changes: Changes,
     started: SystemTime,
@@ -51,6 +73,8 @@ pub struct State {
 pub struct Changes {
     /// Services with a change in themselves or their endpoints.
     pub services: BTreeSet<ServiceName>,
+    /// Whether the prefixes of ServiceCIDRs changed.
+    pub service_cidrs: bool,
     /// When the changes of endpoints happened in the cluster, where their slices tell.
     pub triggered: PerFamily<Vec<SystemTime>>,
 }
@@ -73,6 +97,7 @@ struct Listed<T> {
 struct Lists {
     services: Progress,
     slices: Progress,
+    service_cidrs: Progress,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,6 +112,8 @@ impl State {
         Self {
             entries: BTreeMap::new(),
             slice_services: HashMap::new(),
+            service_cidrs: BTreeMap::new(),
+            zone: None,
             lists: Lists::default(),
             changes: Changes::default(),
             started,
@@ -103,6 +130,9 @@ impl State {
             Update::Unreadable(kind, name) => self.keep(kind, &name),
             Update::Slice(slice) => self.put_slice(slice),
             Update::SliceGone(name) => self.remove_slice(&name),
+            Update::ServiceCidr(cidr) => self.put_service_cidr(cidr),
+            Update::ServiceCidrGone(name) => self.remove_service_cidr(&name),
+            Update::Zone(zone) => self.zone = zone,
         }
     }
 
@@ -116,9 +146,21 @@ impl State {
         std::mem::take(&mut self.changes)
     }
 
-    /// Whether [`State::take_changes`] would name a Service.
+    /// Whether [`State::take_changes`] would name anything.
     pub fn has_changes(&self) -> bool {
-        !self.changes.services.is_empty()
+        !self.changes.services.is_empty() || self.changes.service_cidrs
+    }
+
+    /// The prefixes of one family that ClusterIPs are allocated from, in order, each once. None if they are not known.
+    pub fn service_cidrs(&self, family: Family) -> Vec<IpNet> {
+        let all = self.service_cidrs.values().flat_map(|cidr| &cidr.object.prefixes);
+        let of_family: BTreeSet<_> = all.filter(|prefix| Family::of_prefix(prefix) == family).copied().collect();
+        of_family.into_iter().collect()
+    }
+
+    /// The zone of the node, if it is known.
+    pub fn zone(&self) -> Option<&str> {
+        self.zone.as_deref()
     }
 
     /// The Service of this name, if it is to be proxied.
@@ -134,18 +176,18 @@ impl State {
     /// The endpoints of one Service port, in order of address and port, each once.
     ///
     /// Where slices disagree about an endpoint, one that is not terminating beats one that is (contract §4.5).
-    pub fn endpoints(&self, service: &ServiceName, port: &ServicePort, family: Family) -> Vec<PortEndpoint> {
+    pub fn endpoints(&self, service: &ServiceName, port: &ServicePort, family: Family) -> Vec<PortEndpoint<'_>> {
         let Some(entry) = self.entries.get(service) else {
             return Vec::new();
         };
-        let mut found: Vec<PortEndpoint> = entry
+        let mut found: Vec<PortEndpoint<'_>> = entry
             .slices
             .iter()
             .map(|slice| &slice.object)
             .filter(|slice| slice.family == family)
             .flat_map(|slice| {
                 let matching = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
-                matching.flat_map(|p| slice.endpoints.iter().map(|&endpoint| PortEndpoint { endpoint, port: p.port }))
+                matching.flat_map(|p| slice.endpoints.iter().map(|endpoint| PortEndpoint { endpoint, port: p.port }))
             })
             .collect();
         found.sort_by_key(|found| (found.socket(), found.endpoint.terminating));
@@ -208,6 +250,16 @@ impl State {
         self.changes.services.insert(service);
     }
 
+    fn put_service_cidr(&mut self, cidr: ServiceCidr) {
+        let list = self.lists.service_cidrs.current;
+        let old = self.service_cidrs.insert(cidr.name.clone(), Listed { object: cidr.clone(), list });
+        self.changes.service_cidrs |= old.is_none_or(|old| old.object != cidr);
+    }
+
+    fn remove_service_cidr(&mut self, name: &str) {
+        self.changes.service_cidrs |= self.service_cidrs.remove(name).is_some();
+    }
+
     fn keep(&mut self, kind: Kind, name: &ServiceName) {
         let list = self.lists.of(kind).current;
         match kind {
@@ -220,6 +272,11 @@ impl State {
                 let entry = self.slice_services.get(name).and_then(|service| self.entries.get_mut(service));
                 let slices = entry.map(|entry| entry.slices.iter_mut()).into_iter().flatten();
                 slices.filter(|slice| slice.object.name == *name).for_each(|slice| slice.list = list);
+            }
+            Kind::ServiceCidr => {
+                if let Some(listed) = self.service_cidrs.get_mut(&name.name) {
+                    listed.list = list;
+                }
             }
         }
     }
@@ -240,6 +297,11 @@ impl State {
                 let gone: Vec<_> = slices.filter(|s| s.list != current).map(|s| s.object.name.clone()).collect();
                 gone.iter().for_each(|name| self.remove_slice(name));
             }
+            Kind::ServiceCidr => {
+                let listed = self.service_cidrs.iter();
+                let gone: Vec<_> = listed.filter(|(_, s)| s.list != current).map(|(name, _)| name.clone()).collect();
+                gone.iter().for_each(|name| self.remove_service_cidr(name));
+            }
         }
     }
 
@@ -255,6 +317,7 @@ impl Lists {
         match kind {
             Kind::Service => &mut self.services,
             Kind::EndpointSlice => &mut self.slices,
+            Kind::ServiceCidr => &mut self.service_cidrs,
         }
     }
 }

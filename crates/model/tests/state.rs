@@ -5,7 +5,7 @@
 use std::time::{Duration, SystemTime};
 
 use model::{
-    Endpoint, EndpointSlice, Family, Kind, PerFamily, PortNumber, Protocol, Selection, Service, ServiceName,
+    Endpoint, EndpointSlice, Family, Hints, Kind, PerFamily, PortNumber, Protocol, Selection, Service, ServiceName,
     ServicePort, SlicePort, State, TrafficPolicy, Update, select,
 };
 
@@ -26,6 +26,8 @@ fn service(service: &str) -> Service {
         load_balancer_ips: vec![],
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
+        affinity: None,
+        source_ranges: Vec::new(),
         ports: vec![ServicePort { name: "p".into(), protocol: Protocol::Tcp, port: number(80), node_port: None }],
     }
 }
@@ -39,6 +41,7 @@ fn endpoint(address: &str, flags: &str) -> Endpoint {
         serving: !has('-') && !has('d'),
         terminating: has('t') || has('d'),
         local: has('l'),
+        hints: Hints::default(),
     }
 }
 
@@ -224,7 +227,7 @@ fn endpoints_are_selected_by_policy_and_condition() {
         service.ports[0].node_port = reachable.then(|| number(30080));
         let state = state([Update::Slice(slice("s", "a", given))]);
         let port = &service.ports[0];
-        let found = select(&service, port, Family::V4, &state.endpoints(&service.name, port, Family::V4));
+        let found = select(&service, port, Family::V4, &state.endpoints(&service.name, port, Family::V4), None);
         let Selection { cluster: c, local: l, on_this_node: h, any: a } = &found;
         assert_eq!(
             (text(c), text(l), text(h), *a),

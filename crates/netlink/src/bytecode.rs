@@ -21,6 +21,9 @@ pub(crate) fn compile(statement: &Statement, family: Family) -> Result<Vec<Expr>
         Statement::Translated => has_bits(load_ct(libc::NFT_CT_STATUS), uapi::IPS_DST_NAT),
         Statement::HasMark(bits) => has_bits(load_meta(libc::NFT_META_MARK, Register::FIRST), *bits),
         Statement::InSet { key, set } => look_up(key, &set.name, None, family),
+        Statement::InputInterface { .. } | Statement::NotInSet { .. } | Statement::Update { .. } => {
+            return Err("not yet");
+        }
         Statement::VerdictMap { key, map } => look_up(key, &map.name, Some(Register::VERDICT), family),
         Statement::Dnat { key, map } => {
             let mut expressions = look_up(key, &map.name, Some(Register::FIRST), family);
@@ -146,9 +149,9 @@ fn look_up(key: &[Selector], set: &Name, result: Option<Register>, family: Famil
 /// The kind of value that a selector gives.
 const fn field(selector: Selector) -> Field {
     match selector {
-        Selector::SourceAddress | Selector::DestinationAddress => Field::Address,
+        Selector::SourceAddress | Selector::DestinationAddress | Selector::OriginalDestinationAddress => Field::Address,
         Selector::Protocol => Field::Protocol,
-        Selector::DestinationPort => Field::Port,
+        Selector::DestinationPort | Selector::OriginalDestinationPort => Field::Port,
         Selector::Random(_) => Field::Index,
     }
 }
@@ -160,6 +163,11 @@ fn load(selector: Selector, register: Register, family: Family) -> Expr {
             load_payload(base, offset, family.address_len(), register)
         }
         Selector::Protocol => load_meta(libc::NFT_META_L4PROTO, register),
+        Selector::OriginalDestinationAddress => {
+            let key = if family == Family::Ip { libc::NFT_CT_DST_IP } else { libc::NFT_CT_DST_IP6 };
+            load_original(key, register)
+        }
+        Selector::OriginalDestinationPort => load_original(libc::NFT_CT_PROTO_DST, register),
         // The destination port is the second 16-bit field of TCP, UDP and SCTP alike.
         Selector::DestinationPort => load_payload(libc::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, register),
         Selector::Random(modulus) => Expr::new(c"numgen")
@@ -201,6 +209,14 @@ fn load_meta(key: libc::c_int, register: Register) -> Expr {
 
 fn load_ct(key: libc::c_int) -> Expr {
     Expr::new(c"ct").with(sys::NFTNL_EXPR_CT_KEY, key).with(sys::NFTNL_EXPR_CT_DREG, Register::FIRST)
+}
+
+/// What a connection's first packet had, before translation.
+fn load_original(key: libc::c_int, register: Register) -> Expr {
+    Expr::new(c"ct")
+        .with(sys::NFTNL_EXPR_CT_KEY, key)
+        .with(sys::NFTNL_EXPR_CT_DIR, uapi::IP_CT_DIR_ORIGINAL)
+        .with(sys::NFTNL_EXPR_CT_DREG, register)
 }
 
 fn compare(comparison: Comparison, with: Value) -> Expr {

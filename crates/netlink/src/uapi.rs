@@ -74,3 +74,6 @@ pub(crate) const UDATA_SET_KEY_TYPEOF: u8 = 3;
 pub(crate) const UDATA_SET_DATA_TYPEOF: u8 = 4;
 pub(crate) const UDATA_SET_DATA_INTERVAL: u8 = 6;
 pub(crate) const UDATA_SET_COMMENT: u8 = 7;
+
+/// The direction of a connection's first packet (include/uapi/linux/netfilter/nf_conntrack_tuple_common.h).
+pub(crate) const IP_CT_DIR_ORIGINAL: u8 = 0;

@@ -11,7 +11,7 @@ use anyhow::Result;
 use common::{add, chain, delete, kernel, name, nft, transaction};
 use ruleset::{
     Chain, ChainKind, Comment, Comparison, Data, DataType, Element, Family, Field, Hook, HookPoint, Kernel as _, Op,
-    Rule, Selector, Set, Statement, Table, Transaction, Verdict, Words,
+    Rule, Selector, Set, SetKind, Statement, Table, Transaction, Verdict, Words,
 };
 use testing::netns::Namespace;
 
@@ -210,8 +210,13 @@ fn sets(family: Family) -> Vec<(Arc<Set>, Vec<Element>)> {
         ),
     ];
     let rows = rows.into_iter().map(|(text, key, data_type, key_value, data)| {
-        let set =
-            Set { name: name(text), key: key.to_vec(), data: data_type, comment: comment(&format!("set of {text}")) };
+        let set = Set {
+            name: name(text),
+            key: key.to_vec(),
+            data: data_type,
+            kind: SetKind::Exact,
+            comment: comment(&format!("set of {text}")),
+        };
         let element = Element { key: key_value, data, comment: comment("prod/web:http") };
         (Arc::new(set), vec![element])
     });

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use compiler::{Compiler, Mark, Options};
+use compiler::{Compiler, Mark, Options, Pods};
 use config::{Config, LocalTraffic};
 use informer::{Event, Reporter};
 use model::Family;
@@ -119,7 +119,8 @@ fn options(config: &Config, addresses: &NodeAddresses, family: Family, local: &[
         family,
         mark: Mark::from_bit(config.masquerade.bit.number()).context("masqueradeBit is above 31")?,
         masquerade_all: config.masquerade.all,
-        pod_cidr,
+        pods: pod_cidr.map(Pods::From),
+        node_address: *addresses.main.get(family),
         node_ports: addresses.node_ports(family, &config.node_port_addresses, local),
     })
 }

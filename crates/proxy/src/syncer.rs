@@ -75,7 +75,12 @@ impl Syncer {
             match update {
                 Update::Service(_) | Update::ServiceGone(_) => services += 1,
                 Update::Slice(_) | Update::SliceGone(_) => slices += 1,
-                Update::ListStarted(_) | Update::ListComplete(_) | Update::Unreadable(..) => {}
+                Update::ListStarted(_)
+                | Update::ListComplete(_)
+                | Update::Unreadable(..)
+                | Update::ServiceCidr(_)
+                | Update::ServiceCidrGone(_)
+                | Update::Zone(_) => {}
             }
             self.state.apply(update);
         }

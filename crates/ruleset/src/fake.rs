@@ -162,6 +162,8 @@ impl FakeTable {
         for statement in &rule.statements {
             match statement {
                 Statement::InSet { set, .. }
+                | Statement::NotInSet { set, .. }
+                | Statement::Update { map: set, .. }
                 | Statement::VerdictMap { map: set, .. }
                 | Statement::Dnat { map: set, .. } => {
                     self.set(set)?;
@@ -187,7 +189,7 @@ impl FakeTable {
         let set = self.set(set)?;
         let fits = matches!(
             (&set.set.data, &element.data),
-            (None, Data::None)
+            (None, Data::None | Data::Until(_))
                 | (Some(DataType::Verdict), Data::Verdict(_))
                 | (Some(DataType::Value(_)), Data::Value(_))
         );

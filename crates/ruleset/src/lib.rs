@@ -16,8 +16,8 @@ pub use fake::{Fake, FakeChain, FakeSet, FakeTable};
 pub use kernel::{CommitError, CommitReport, Kernel, Rejection};
 pub use objects::{
     Chain, ChainKind, Comment, Data, DataType, Element, Family, Field, Hook, HookPoint, Name, NameError, Rule, Set,
-    Table,
+    SetKind, Table,
 };
-pub use rule::{Comparison, Selector, Statement, Verdict};
+pub use rule::{Comparison, Interface, InterfaceError, Selector, Statement, Verdict};
 pub use transaction::{Op, Transaction};
 pub use words::{Words, WordsBuilder};

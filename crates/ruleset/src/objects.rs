@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::{Statement, Verdict, Words};
@@ -170,8 +171,26 @@ pub struct Set {
     pub key: Vec<Field>,
     /// What it maps to; `None` for a plain set.
     pub data: Option<DataType>,
+    /// Where its elements come from and what they match.
+    pub kind: SetKind,
     /// A comment on it.
     pub comment: Option<Comment>,
+}
+
+/// Where a set's elements come from and what they match.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SetKind {
+    /// Transactions write them, and each matches its key.
+    #[default]
+    Exact,
+    /// Transactions write them, and each matches all addresses from the last field of its key to that of its end
+    /// ([`Data::Until`]). The other fields of both are equal, and elements must not overlap. Has several fields and no data.
+    Ranges,
+    /// Rules add them ([`Statement::Update`]), up to so many, each for a time. Transactions may delete them.
+    Dynamic {
+        /// How many there may be; no more are added then.
+        size: NonZeroU32,
+    },
 }
 
 /// One field of a set's key or data.
@@ -212,6 +231,8 @@ pub struct Element {
 pub enum Data {
     /// Nothing: the element of a plain set, or one that is named only to be deleted.
     None,
+    /// Nothing, but the element of a set of [`SetKind::Ranges`] ends with this key. Named also to delete it.
+    Until(Words),
     /// A verdict.
     Verdict(Verdict),
     /// A value.

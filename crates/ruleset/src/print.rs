@@ -87,7 +87,7 @@ impl Set {
                     write!(f, " : {}", Fields(fields, value, family))
                 }
                 (Data::Value(value), _) => write!(f, " : {value:?}"),
-                (Data::None, _) => Ok(()),
+                (Data::None | Data::Until(_), _) => Ok(()),
             }
         })
     }
@@ -107,12 +107,20 @@ impl Statement {
                     write!(f, "{prefix}")
                 }
             }
+            Self::InputInterface { comparison, interface } => {
+                let not = if *comparison == Comparison::IsNot { "!= " } else { "" };
+                write!(f, "iifname {not}\"{}{}\"", interface.name(), if interface.is_prefix() { "*" } else { "" })
+            }
             Self::IsLocal(Selector::SourceAddress) => f.write_str("fib saddr type local"),
             Self::IsLocal(_) => f.write_str("fib daddr type local"),
             Self::NewConnection => f.write_str("ct state new"),
             Self::Translated => f.write_str("ct status dnat"),
             Self::HasMark(bits) => write!(f, "meta mark & {bits:#010x} != 0x00000000"),
             Self::InSet { key: parts, set } => write!(f, "{} @{}", key(parts), set.name),
+            Self::NotInSet { key: parts, set } => write!(f, "{} != @{}", key(parts), set.name),
+            Self::Update { key: parts, data, map, timeout } => {
+                write!(f, "update @{} {{ {} timeout {timeout}s : {} }}", map.name, key(parts), key(data))
+            }
             Self::VerdictMap { key: parts, map } => write!(f, "{} vmap @{}", key(parts), map.name),
             Self::Dnat { key: parts, map } => write!(f, "dnat {family} to {} map @{}", key(parts), map.name),
             Self::SetMark(bits) => write!(f, "meta mark set meta mark | {bits:#010x}"),
@@ -131,6 +139,8 @@ impl Selector {
             Self::DestinationAddress => format!("{family} daddr"),
             Self::Protocol => "meta l4proto".to_owned(),
             Self::DestinationPort => "th dport".to_owned(),
+            Self::OriginalDestinationAddress => format!("ct original {family} daddr"),
+            Self::OriginalDestinationPort => "ct original proto-dst".to_owned(),
             Self::Random(modulus) => format!("numgen random mod {modulus}"),
         }
     }

@@ -32,6 +32,10 @@ pub enum Selector {
     Protocol,
     /// `th dport`.
     DestinationPort,
+    /// `ct original ip daddr`: where the connection was headed before translation.
+    OriginalDestinationAddress,
+    /// `ct original proto-dst`: likewise.
+    OriginalDestinationPort,
     /// `numgen random mod N`: a number from 0 to N-1.
     Random(NonZeroU32),
 }
@@ -50,6 +54,14 @@ pub enum Statement {
     },
     /// Goes on if the destination, or the source, is an address of the node itself: `fib daddr type local`.
     IsLocal(Selector),
+    /// Goes on if the packet came in by an interface whose name compares so: `iifname "cni0"`, `iifname != "veth*"`. What the
+    /// node itself sends came in by none.
+    InputInterface {
+        /// How it must compare.
+        comparison: Comparison,
+        /// The interface.
+        interface: Interface,
+    },
     /// Goes on if the packet starts a connection: `ct state new`.
     NewConnection,
     /// Goes on if the connection's destination was translated: `ct status dnat`.
@@ -62,6 +74,26 @@ pub enum Statement {
         key: Vec<Selector>,
         /// The set.
         set: Arc<Set>,
+    },
+    /// Goes on if the key is not in the set.
+    NotInSet {
+        /// What makes up the key.
+        key: Vec<Selector>,
+        /// The set.
+        set: Arc<Set>,
+    },
+    /// Adds the key and what it maps to, to be forgotten after the timeout, or, if the key is there already, has the time start
+    /// over: `update @MAP { KEY timeout 1h : DATA }`. `nft` prints this, but reads it only where it knows types for the
+    /// selectors.
+    Update {
+        /// What makes up the key.
+        key: Vec<Selector>,
+        /// What it maps to.
+        data: Vec<Selector>,
+        /// The map, a [`crate::SetKind::Dynamic`] one.
+        map: Arc<Set>,
+        /// How long it is kept, in seconds.
+        timeout: NonZeroU32,
     },
     /// Looks the key up in a verdict map and does what it says; goes on if there is no entry.
     VerdictMap {
@@ -88,6 +120,60 @@ pub enum Statement {
     /// Ends the rule with a verdict.
     Verdict(Verdict),
 }
+
+/// The name of a network interface, or the start of many names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Interface {
+    name: Arc<str>,
+    is_prefix: bool,
+}
+
+impl Interface {
+    /// The longest name (`IFNAMSIZ`, include/uapi/linux/if.h, less the final zero).
+    pub const MAX: usize = 15;
+
+    /// The interface of this name.
+    ///
+    /// # Errors
+    /// It cannot be a name: it is empty, longer than [`Interface::MAX`] bytes, or has characters that the kernel
+    /// (`dev_valid_name`, net/core/dev.c) or `nft` does not take.
+    pub fn named(name: &str) -> Result<Self, InterfaceError> {
+        Self::new(name, false)
+    }
+
+    /// All interfaces whose names start like this.
+    ///
+    /// # Errors
+    /// No name can start like that, as for [`Interface::named`].
+    pub fn prefixed(prefix: &str) -> Result<Self, InterfaceError> {
+        Self::new(prefix, true)
+    }
+
+    /// The name, or the start of the names.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it stands for all that start with its name.
+    pub const fn is_prefix(&self) -> bool {
+        self.is_prefix
+    }
+
+    fn new(name: &str, is_prefix: bool) -> Result<Self, InterfaceError> {
+        let plain = |b: u8| b.is_ascii_graphic() && !b"/:\"\\*".contains(&b);
+        if name.is_empty() || name.len() > Self::MAX || !name.bytes().all(plain) {
+            return Err(InterfaceError(name.to_owned()));
+        }
+        Ok(Self { name: name.into(), is_prefix })
+    }
+}
+
+/// A string that no interface's name can be or start with.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} cannot name a network interface: 1 to 15 characters, none of them a space, '/', ':', '*', '\\' or a quote"
+)]
+pub struct InterfaceError(String);
 
 /// How two values must compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,8 +13,8 @@ pub struct Words {
 }
 
 impl Words {
-    /// The widest value we use, two IPv6 addresses, a protocol and a port, in bytes. The kernel's own limit is 64.
-    pub const CAPACITY: usize = 40;
+    /// The widest value we use, two IPv6 addresses, a protocol and two ports, in bytes. The kernel's own limit is 64.
+    pub const CAPACITY: usize = 44;
 
     /// An empty value, to which fields are added.
     pub const fn build() -> WordsBuilder {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ruleset::{
     Chain, ChainKind, Comment, CommitError, Comparison, Data, DataType, Element, Fake, Family, Field, Hook, HookPoint,
-    Kernel, Name, Op, Rule, Selector, Set, Statement, Table, Transaction, Verdict, Words,
+    Kernel, Name, Op, Rule, Selector, Set, SetKind, Statement, Table, Transaction, Verdict, Words,
 };
 
 fn name(text: &str) -> Name {
@@ -15,7 +15,7 @@ fn name(text: &str) -> Name {
 }
 
 fn set(set: &str, key: Vec<Field>, data: Option<DataType>) -> Arc<Set> {
-    Arc::new(Set { name: name(set), key, data, comment: None })
+    Arc::new(Set { name: name(set), key, data, kind: SetKind::Exact, comment: None })
 }
 
 fn frontends() -> Arc<Set> {

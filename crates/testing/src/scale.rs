@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use model::{
-    Endpoint, EndpointSlice, Family, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
+    Endpoint, EndpointSlice, Family, Hints, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
     SlicePort, TrafficPolicy, Update,
 };
 use serde_json::Value;
@@ -75,6 +75,8 @@ impl Scale {
             load_balancer_ips: Vec::new(),
             internal_policy: TrafficPolicy::Cluster,
             external_policy: TrafficPolicy::Cluster,
+            affinity: None,
+            source_ranges: Vec::new(),
             ports: vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: PORT, node_port: None }],
         }
     }
@@ -87,6 +89,7 @@ impl Scale {
             serving: true,
             terminating: false,
             local,
+            hints: Hints::default(),
         });
         EndpointSlice {
             name: ServiceName::new("scale", slice_name(i)),

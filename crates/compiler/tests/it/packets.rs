@@ -217,10 +217,10 @@ fn node_ports_are_open_where_the_configuration_says() {
 fn who_is_masqueraded() {
     let world = |masquerade_all, knows_pods: bool| {
         let options = options(V4);
-        let pod_cidr = options.pod_cidr.filter(|_| knows_pods);
+        let pods = options.pods.clone().filter(|_| knows_pods);
         let mut local = everything("local");
         local.external_policy = TrafficPolicy::Local;
-        World::new(Options { masquerade_all, pod_cidr, ..options })
+        World::new(Options { masquerade_all, pods, ..options })
             .with([Update::Service(local), slice("local", 80, &[("10.180.0.1", "l"), ("10.180.2.1", "")])])
     };
     let both = "10.180.0.1:80, 10.180.2.1:80";

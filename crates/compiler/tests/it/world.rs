@@ -4,9 +4,9 @@ use std::fmt::Write;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use compiler::{Compiler, Fate, Mark, NodePorts, Options, Packet, Tracer};
+use compiler::{Compiler, Fate, Mark, NodePorts, Options, Packet, Pods, Tracer};
 use model::{
-    Endpoint, EndpointSlice, Family, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
+    Endpoint, EndpointSlice, Family, Hints, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
     SlicePort, State, TrafficPolicy, Update,
 };
 use ruleset::{Fake, FakeTable, Kernel, Name, Transaction};
@@ -107,7 +107,8 @@ pub(crate) fn options(family: Family) -> Options {
         family,
         mark: Mark::default(),
         masquerade_all: false,
-        pod_cidr: Some(model::parse_prefix(pods).unwrap()),
+        pods: Some(Pods::From(model::parse_prefix(pods).unwrap())),
+        node_address: Some(ip(node)),
         node_ports: NodePorts::Only([ip(node)].into()),
     }
 }
@@ -132,6 +133,8 @@ pub(crate) fn service(name: &str, cluster_ip: &str) -> Service {
         load_balancer_ips: vec![],
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
+        affinity: None,
+        source_ranges: Vec::new(),
         ports: vec![tcp("p80", 80)],
     }
 }
@@ -163,5 +166,6 @@ pub(crate) fn endpoint(address: &str, flags: &str) -> Endpoint {
         serving: !has('-') && !has('d'),
         terminating: has('t') || has('d'),
         local: has('l'),
+        hints: Hints::default(),
     }
 }

@@ -50,6 +50,8 @@ pub(super) fn service(
         load_balancer_ips: load_balancer_ips(object, findings)?,
         internal_policy: policy(&spec.internal_traffic_policy, "spec.internalTrafficPolicy", findings),
         external_policy: if reaches_outside { external_policy } else { TrafficPolicy::Cluster },
+        affinity: None,
+        source_ranges: Vec::new(),
         ports: ports(converter, spec, findings)?,
         name,
     }))

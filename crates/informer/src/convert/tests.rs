@@ -318,7 +318,7 @@ fn a_plain_slice() {
     assert_eq!((slice.name.to_string().as_str(), slice.service.to_string().as_str()), ("shop/web-1", "shop/web"));
     assert_eq!(slice.family, Family::V4);
     assert_eq!((&*slice.ports[0].name, slice.ports[0].port.get()), ("http", 8080));
-    let endpoint = slice.endpoints[0];
+    let endpoint = &slice.endpoints[0];
     assert!(endpoint.ready && endpoint.serving && !endpoint.terminating && endpoint.local);
     let since = slice.triggered.unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
     assert_eq!((since.as_secs(), since.subsec_nanos()), (1_767_323_045, 123_456_789));
@@ -329,7 +329,7 @@ fn conditions_and_locality() {
     let endpoint = |patch: Value| {
         let mut object = json!({"addresses": ["10.1.0.1", "10.1.0.2"]});
         merge(&mut object, patch);
-        let e = good_slice(json!({"endpoints": [object]})).endpoints[0];
+        let e = &good_slice(json!({"endpoints": [object]})).endpoints[0];
         (e.ready, e.serving, e.terminating, e.local)
     };
     assert_eq!(endpoint(json!({})), (true, true, false, false));

@@ -220,7 +220,11 @@ fn identity(update: &Update) -> (Kind, ServiceName) {
         Update::Slice(slice) => (Kind::EndpointSlice, slice.name.clone()),
         Update::ServiceGone(name) => (Kind::Service, name.clone()),
         Update::SliceGone(name) => (Kind::EndpointSlice, name.clone()),
+        Update::ServiceCidr(cidr) => (Kind::ServiceCidr, ServiceName::new("", cidr.name.clone())),
+        Update::ServiceCidrGone(name) => (Kind::ServiceCidr, ServiceName::new("", name.clone())),
         Update::Unreadable(kind, name) => (*kind, name.clone()),
-        Update::ListStarted(_) | Update::ListComplete(_) => unreachable!("conversion yields updates of objects only"),
+        Update::ListStarted(_) | Update::ListComplete(_) | Update::Zone(_) => {
+            unreachable!("conversion yields updates of objects only")
+        }
     }
 }

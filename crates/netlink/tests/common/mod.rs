@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use netlink::NfTables;
 use ruleset::{
-    Chain, Comment, Data, DataType, Element, Family, Field, Name, Op, Set, Table, Transaction, Verdict, Words,
+    Chain, Comment, Data, DataType, Element, Family, Field, Name, Op, Set, SetKind, Table, Transaction, Verdict, Words,
 };
 use testing::netns::Namespace;
 
@@ -61,7 +61,7 @@ pub(crate) fn chain(text: &str) -> Op {
 }
 
 pub(crate) fn set(text: &str, key: &[Field], data: Option<DataType>) -> Arc<Set> {
-    Arc::new(Set { name: name(text), key: key.to_vec(), data, comment: None })
+    Arc::new(Set { name: name(text), key: key.to_vec(), data, kind: SetKind::Exact, comment: None })
 }
 
 /// A map from address, protocol, port and index to address and port.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use compiler::{Compiler, Mark, NodePorts, Options};
 use model::{
-    Endpoint, EndpointSlice, Family, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
+    Endpoint, EndpointSlice, Family, Hints, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
     SlicePort, TrafficPolicy,
 };
 use netlink::Reply;
@@ -144,7 +144,8 @@ impl Harness {
                 family,
                 mark: Mark::default(),
                 masquerade_all: false,
-                pod_cidr: None,
+                pods: None,
+                node_address: None,
                 node_ports: NodePorts::Any,
             });
             let shared = kernels.get(family).clone();
@@ -220,6 +221,8 @@ pub(super) fn service(name: &str) -> Update {
         load_balancer_ips: Vec::new(),
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
+        affinity: None,
+        source_ranges: Vec::new(),
         ports: vec![port],
     })
 }
@@ -231,6 +234,7 @@ pub(super) fn slice(service: &str, endpoints: u8) -> Update {
         serving: true,
         terminating: false,
         local: false,
+        hints: Hints::default(),
     };
     let port = SlicePort { name: "".into(), protocol: Protocol::Tcp, port: PortNumber::new(8080).unwrap() };
     Update::Slice(EndpointSlice {
