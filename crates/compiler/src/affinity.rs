@@ -26,6 +26,8 @@ pub(crate) struct Affinity {
     timeouts: BTreeSet<(Scope, NonZeroU32)>,
     /// Those of them whose sets do not exist yet.
     uncreated: BTreeSet<(Scope, NonZeroU32)>,
+    /// Frontends with affinity, and endpoints that a port of a Service has taken from them in the change at hand.
+    left: BTreeSet<(Frontend, SocketAddr)>,
     /// Frontends and endpoints that do not belong together any more, and whether the last sweep has seen them.
     gone: BTreeMap<(Frontend, SocketAddr), bool>,
     /// Frontends of whose clients nothing may be remembered that is older than the next forgetting.
@@ -35,12 +37,10 @@ pub(crate) struct Affinity {
 }
 
 impl Affinity {
-    /// Prepares for everything to be compiled anew, although the kernel's notes may stay. Returns the endpoints that left not
-    /// long ago.
-    pub(crate) fn start_over(&mut self) -> Vec<(Frontend, SocketAddr)> {
-        let gone = std::mem::take(&mut self.gone);
-        *self = Self { outdated: std::mem::take(&mut self.outdated), is_stale: true, ..Self::default() };
-        gone.into_keys().collect()
+    /// Prepares for everything to be compiled anew, although the kernel's notes may stay.
+    pub(crate) fn start_over(&mut self) {
+        let left = std::mem::take(&mut self.gone).into_keys().collect();
+        *self = Self { left, outdated: std::mem::take(&mut self.outdated), is_stale: true, ..Self::default() };
     }
 
     /// Follows the change of one frontend.
@@ -59,20 +59,32 @@ impl Affinity {
         let endpoints = |view: &View<'_>| view.cluster.iter().chain(view.local).copied().collect::<HashSet<_>>();
         if before.is_some() || self.outdated.contains(&frontend) {
             let stay = endpoints(new);
-            let mut left: Vec<_> = endpoints(old).into_iter().filter(|endpoint| !stay.contains(endpoint)).collect();
-            left.sort_unstable();
-            left.into_iter().for_each(|endpoint| self.part(frontend, endpoint, edit));
+            let left = endpoints(old).into_iter().filter(|endpoint| !stay.contains(endpoint));
+            self.left.extend(left.map(|endpoint| (frontend, endpoint)));
         }
-        if after.is_some() && !self.gone.is_empty() {
-            for endpoint in endpoints(new) {
-                if self.gone.remove(&(frontend, endpoint)).is_some() {
-                    edit.delete(SetId::Gone(scope), frontend.pair_key(endpoint));
-                }
-            }
-        }
-        if before.is_some() && !new.serves_like(old) {
+        if before.is_some() && !new.honours_choices_of(old) {
             self.outdated.insert(frontend);
             self.is_stale = true;
+        }
+    }
+
+    /// The change at hand is complete: `serves` tells whether an endpoint serves a frontend now, whoever has it. What one port gave
+    /// up, another may have taken.
+    pub(crate) fn settle(&mut self, serves: impl Fn(Frontend, SocketAddr) -> bool, edit: &mut Edit) {
+        for (frontend, endpoint) in
+            self.gone.extract_if(.., |(frontend, endpoint), _| serves(*frontend, *endpoint)).map(|(pair, _)| pair)
+        {
+            edit.delete(SetId::Gone(frontend.scope()), frontend.pair_key(endpoint));
+        }
+        // Where there is no affinity at all, there is nothing to guard against either.
+        let exists = !self.timeouts.is_empty();
+        for (frontend, endpoint) in std::mem::take(&mut self.left) {
+            if exists && !serves(frontend, endpoint) {
+                self.is_stale = true;
+                if self.gone.insert((frontend, endpoint), false).is_none() {
+                    edit.add(SetId::Gone(frontend.scope()), only(frontend.pair_key(endpoint)));
+                }
+            }
         }
     }
 
@@ -90,9 +102,9 @@ impl Affinity {
         self.is_stale && !self.timeouts.is_empty()
     }
 
-    /// Whether a note is not true any more, where `belongs` tells whether an endpoint serves a frontend with affinity.
-    pub(crate) fn is_outdated(&self, frontend: Frontend, belongs: bool) -> bool {
-        !belongs || self.outdated.contains(&frontend)
+    /// Whether nothing that is remembered of a frontend's clients counts.
+    pub(crate) fn is_outdated(&self, frontend: Frontend) -> bool {
+        self.outdated.contains(&frontend)
     }
 
     /// All notes that were not true have been deleted.
@@ -115,17 +127,6 @@ impl Affinity {
             self.gone.extract_if(.., |_, seen| std::mem::replace(seen, true)).map(|(pair, _)| pair)
         {
             edit.delete(SetId::Gone(frontend.scope()), frontend.pair_key(endpoint));
-        }
-    }
-
-    /// Takes note that an endpoint has left a frontend. Nothing is known to belong to it where there is no affinity at all.
-    pub(crate) fn part(&mut self, frontend: Frontend, endpoint: SocketAddr, edit: &mut Edit) {
-        if self.timeouts.is_empty() {
-            return;
-        }
-        self.is_stale = true;
-        if self.gone.insert((frontend, endpoint), false).is_none() {
-            edit.add(SetId::Gone(frontend.scope()), only(frontend.pair_key(endpoint)));
         }
     }
 }

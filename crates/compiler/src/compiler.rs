@@ -4,7 +4,7 @@ mod owners;
 mod program;
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -20,7 +20,7 @@ use crate::edit::Edit;
 use crate::flows::Flows;
 use crate::layout::Layout;
 use crate::sets::SetId;
-use crate::{Conflict, FlowCheck, Frontend, NodePorts, Options, name};
+use crate::{Conflict, FlowCheck, NodePorts, Options, name};
 
 /// Compiles the Services of one family, and remembers what it has compiled, so that a change costs what it changes.
 ///
@@ -73,11 +73,9 @@ impl Compiler {
     ///
     /// Packets see either the old table or the new one.
     pub fn compile_all(&mut self, state: &State) -> Transaction {
-        let gone = self.start_over();
+        self.start_over();
         let names = state.services().map(|service| service.name.clone()).collect();
-        let mut edit = self.edit(state, &names);
-        self.part_again(gone, &mut edit);
-        let services = self.transaction(state, edit);
+        let services = self.compile(state, &names);
         let table = Op::AddTable(Table { comment: Some(Comment::new("rules for kube-proxy")) });
         // Adding first makes the deletion succeed where there is no table yet.
         let mut ops = vec![table.clone(), Op::DeleteTable, table];
@@ -93,12 +91,12 @@ impl Compiler {
         self.transaction(state, edit)
     }
 
-    /// Forgets what was programmed, and returns the endpoints that left frontends with affinity not long ago.
-    fn start_over(&mut self) -> Vec<(Frontend, SocketAddr)> {
+    /// Forgets what was programmed, but not what is to be done after the commit.
+    fn start_over(&mut self) {
         let fresh = Self::new(self.options.clone());
         let Self { affinity, flows, set_aside, .. } = std::mem::replace(self, fresh);
         (self.affinity, self.flows, self.set_aside) = (affinity, flows, set_aside);
-        self.affinity.start_over()
+        self.affinity.start_over();
     }
 
     fn edit(&mut self, state: &State, services: &BTreeSet<ServiceName>) -> Edit {
@@ -110,6 +108,7 @@ impl Compiler {
         }
         self.settle_counted(&mut edit);
         self.settle_node_port_addresses(&mut edit);
+        self.settle_affinity(&mut edit);
         self.flows.settle();
         edit
     }

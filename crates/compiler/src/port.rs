@@ -144,9 +144,16 @@ impl View<'_> {
         self.affinity.filter(|_| !self.cluster.is_empty() || !self.local.is_empty())
     }
 
-    /// Whether clients that `other` sends to an endpoint that is there still may be sent to it by this one.
-    pub(crate) fn serves_like(&self, other: &Self) -> bool {
-        self.affinity().is_some() && self.treatment == other.treatment
+    /// Whether an endpoint is among those it leads to.
+    pub(crate) fn has(&self, endpoint: SocketAddr) -> bool {
+        self.cluster.contains(&endpoint) || self.local.contains(&endpoint)
+    }
+
+    /// Whether all clients whom `old` sent to an endpoint that is there still may be sent to it again: not after a change of
+    /// policy, and not if clients from outside were sent to one that has left this node.
+    pub(crate) fn honours_choices_of(&self, old: &Self) -> bool {
+        let has_moved = |endpoint| !self.local.contains(endpoint) && self.cluster.contains(endpoint);
+        self.affinity().is_some() && self.treatment == old.treatment && !old.local.iter().any(has_moved)
     }
 
     fn entry(&self) -> Option<Target> {

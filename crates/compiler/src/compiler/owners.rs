@@ -1,6 +1,6 @@
 //! What belongs to whom.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use model::ServiceName;
 use ruleset::{Op, Transaction, Words};
@@ -10,6 +10,7 @@ use crate::Frontend;
 use crate::affinity::Choice;
 use crate::edit::Edit;
 use crate::frontend::Scope;
+use crate::port::View;
 
 impl Compiler {
     /// The Service that an element of a transaction belongs to, by the position of its operation and its own; `None` if it is
@@ -28,28 +29,25 @@ impl Compiler {
         owner.map(|port| port.service.clone()).or_else(|| self.owner_of_address(&element.key))
     }
 
-    /// Whether an endpoint serves a frontend with affinity.
-    fn belongs(&self, frontend: Frontend, endpoint: SocketAddr) -> bool {
-        let Some(owner) = self.claims.owner(frontend) else { return false };
-        let ports = self.programmed.get(&owner.service).map_or(&[][..], Vec::as_slice);
-        ports.iter().filter(|port| port.claim.port == *owner).any(|port| {
-            let view = port.rules.view(frontend);
-            view.affinity().is_some() && (view.cluster.contains(&endpoint) || view.local.contains(&endpoint))
-        })
+    /// What a frontend leads to, if anyone has it.
+    fn view(&self, frontend: Frontend) -> Option<View<'_>> {
+        let owner = self.claims.owner(frontend)?;
+        let port = self.programmed.get(&owner.service)?.iter().find(|port| port.claim.port == *owner)?;
+        Some(port.rules.view(frontend))
     }
 
+    pub(super) fn settle_affinity(&mut self, edit: &mut Edit) {
+        let mut affinity = std::mem::take(&mut self.affinity);
+        affinity.settle(|frontend, endpoint| self.view(frontend).is_some_and(|view| view.has(endpoint)), edit);
+        self.affinity = affinity;
+    }
+
+    /// Whether the kernel may go by a note of where it sent a client.
     pub(super) fn is_true(&self, choice: &Choice) -> bool {
         let frontend = choice.frontends.into_iter().find(|frontend| self.claims.owner(*frontend).is_some());
-        frontend.is_some_and(|frontend| !self.affinity.is_outdated(frontend, self.belongs(frontend, choice.endpoint)))
-    }
-
-    /// Takes up again that these endpoints left, those excepted that are back.
-    pub(super) fn part_again(&mut self, gone: Vec<(Frontend, SocketAddr)>, edit: &mut Edit) {
-        for (frontend, endpoint) in gone {
-            if !self.belongs(frontend, endpoint) {
-                self.affinity.part(frontend, endpoint, edit);
-            }
-        }
+        frontend.filter(|frontend| !self.affinity.is_outdated(*frontend)).is_some_and(|frontend| {
+            self.view(frontend).is_some_and(|view| view.affinity().is_some() && view.has(choice.endpoint))
+        })
     }
 
     /// A Service with a ClusterIP or an endpoint at the address that a key begins with.

@@ -2,9 +2,9 @@
 
 use std::num::NonZeroU32;
 
-use compiler::{Packet, Tracer};
+use compiler::Packet;
 use model::{Family, Protocol, Service, ServiceName, TrafficPolicy, Update};
-use ruleset::{Data, Element, Op, Words};
+use ruleset::{Data, Element, Op, Transaction, Words};
 
 use crate::world::{NODE, OUTSIDE, POD, World, ip, options, port, service, slice};
 
@@ -32,10 +32,9 @@ fn note(client: &str, to: &str, to_port: u16, endpoint: &str) -> Element {
 
 /// Has the kernel note this.
 fn remember(world: &mut World, notes: &[Element]) {
-    let mut transaction = world.compiler.sweep();
     let set = world.table().sets()["affinity"].set.clone();
-    transaction.ops = vec![Op::AddElements { set, elements: notes.to_vec() }];
-    world.commit(&transaction);
+    let add = Op::AddElements { set, elements: notes.to_vec() };
+    world.commit(&Transaction { ops: vec![add], ..world.transaction() });
 }
 
 fn notes(world: &World) -> Vec<Element> {
@@ -78,10 +77,9 @@ fn the_kernel_notes_new_connections_to_frontends_with_affinity_only() {
     let mut other = service("other", "172.30.0.42");
     other.ports[0].node_port = Some(port(3002));
     let world = world().with([Update::Service(other), slice("other", 80, &BOTH[..1])]);
-    let node: Vec<_> = NODE.iter().map(|address| ip(address)).collect();
     let noted = |destination: &str, port| {
         let packet = Packet { source: ip(OUTSIDE), destination: ip(destination), protocol: Protocol::Tcp, port };
-        Tracer::new(world.table(), &node).notes(packet).into_iter().collect::<Vec<_>>()
+        world.tracer(|tracer| tracer.notes(packet)).into_iter().collect::<Vec<_>>()
     };
     let expected = |to: &str, port| {
         BOTH.map(|(endpoint, _)| (note(OUTSIDE, to, port, endpoint), NonZeroU32::new(10_800).unwrap()))
@@ -176,6 +174,18 @@ fn a_change_of_policy_forgets() {
     world.apply([Update::Service(Service { external_policy: TrafficPolicy::Local, ..sticky(10_800) })]);
     assert_eq!(forget(&mut world), 1);
     world.check(&[(OUTSIDE, LB, 80, "10.180.0.1:80"), (POD, CLUSTER_IP, 80, "10.180.0.2:80")]);
+}
+
+/// An address that moves to another node is an endpoint for pods still, but not for clients outside.
+#[test]
+fn an_endpoint_that_moves_away_is_forgotten_by_clients_outside() {
+    let web = Service { external_policy: TrafficPolicy::Local, ..sticky(10_800) };
+    let ends = |second| [("10.180.0.1", "l"), ("10.180.0.2", second)];
+    let mut world = World::new(options(Family::V4)).with([Update::Service(web), slice("web", 80, &ends("l"))]);
+    remember(&mut world, &[note(OUTSIDE, LB, 80, "10.180.0.2")]);
+    world.apply([slice("web", 80, &ends(""))]);
+    assert_eq!(forget(&mut world), 1);
+    world.check(&[(OUTSIDE, LB, 80, "10.180.0.1:80"), (POD, LB, 80, "10.180.0.1:80, 10.180.0.2:80")]);
 }
 
 #[test]
