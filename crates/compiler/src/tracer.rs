@@ -204,7 +204,7 @@ impl<'a> Tracer<'a> {
     }
 
     fn lookup(&self, set: &Set, key: Words) -> Option<&Data> {
-        Some(&self.table.sets().get(&set.name)?.elements.get(&key)?.data)
+        Some(&self.table.sets().get(&set.name)?.get(&key)?.data)
     }
 
     fn is_local(&self, address: IpAddr) -> bool {
