@@ -236,7 +236,7 @@ impl<'a> Tracer<'a> {
     }
 
     fn lookup(&self, set: &Set, key: Words) -> Option<&Data> {
-        Some(&self.table.sets().get(&set.name)?.elements.get(&key)?.data)
+        Some(&self.table.sets().get(&set.name)?.get(&key)?.data)
     }
 
     fn came_by(&self, source: IpAddr, interface: &Interface) -> bool {
