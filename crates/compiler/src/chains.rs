@@ -55,7 +55,7 @@ impl Chains {
         let is_new = |chain: &LbChain| self.known.get(chain).is_none_or(|known| !known.entered);
         let mut frequencies: BTreeMap<LbChain, usize> = BTreeMap::new();
         wanted
-            .filter(|chain| !chain.affinity && is_new(chain) && !self.is_common(*chain))
+            .filter(|chain| is_new(chain) && !self.is_common(*chain))
             .for_each(|chain| *frequencies.entry(chain).or_default() += 1);
         let mut chains: Vec<_> = frequencies.into_iter().collect();
         chains.sort_by_key(|(chain, frequency)| (Reverse(*frequency), *chain));

@@ -36,17 +36,17 @@ pub(crate) struct Flows {
 impl Flows {
     /// Follows the change of one port.
     pub(crate) fn replace(&mut self, old: Option<Datagrams<'_>>, new: Option<Datagrams<'_>>) {
-        let treatment = |port: Option<Datagrams<'_>>, frontend| port?.rules.frontends.get(frontend).copied();
+        let treatment = |port: Option<Datagrams<'_>>, frontend| port?.rules.frontends.get(frontend);
         let same_endpoints = old.map(|port| port.serving) == new.map(|port| port.serving);
         if let Some(port) = new {
-            for frontend in port.rules.frontends.keys() {
+            for frontend in port.rules.frontends.iter() {
                 if !same_endpoints || treatment(old, frontend) != treatment(new, frontend) {
-                    self.served.insert(*frontend, port.serving.clone());
+                    self.served.insert(frontend, port.serving.clone());
                 }
             }
         }
-        let frontends = old.into_iter().flat_map(|port| port.rules.frontends.keys());
-        self.given_up.extend(frontends.filter(|frontend| treatment(new, frontend).is_none()));
+        let frontends = old.into_iter().flat_map(|port| port.rules.frontends.iter());
+        self.given_up.extend(frontends.filter(|frontend| treatment(new, *frontend).is_none()));
     }
 
     /// The change at hand is complete. What one port gave up another may have.

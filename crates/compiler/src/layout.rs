@@ -71,7 +71,7 @@ impl Layout {
 
     /// Creates the set of the ClusterIP frontends that lead to a common chain, and the rule that leads there.
     pub(crate) fn create_common(&self, chain: LbChain) -> [Op; 2] {
-        let set = self.set(SetId::Common(chain.endpoints));
+        let set = self.set(SetId::Common { affinity: chain.affinity, endpoints: chain.endpoints });
         let statements =
             vec![Statement::InSet { key: Scope::Address.selectors(), set: Arc::clone(&set) }, goto(chain.name())];
         [Op::AddSet(set), Op::AddRule(rule("cluster-services", statements, None))]

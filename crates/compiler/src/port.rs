@@ -1,6 +1,6 @@
 //! How one Service port is to be treated in one family.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 
@@ -16,7 +16,7 @@ use crate::{Frontend, Options};
 /// port follows from this value, so that two of them tell what has to change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PortRules {
-    pub(crate) frontends: BTreeMap<Frontend, Treatment>,
+    pub(crate) frontends: Frontends,
     /// The ClusterIP, which refuses ports that no Service has.
     pub(crate) cluster_ip: Option<IpAddr>,
     /// Endpoints for policy `Cluster`; their positions are their numbers in the endpoint map.
@@ -66,7 +66,8 @@ impl PortRules {
         let internal = internal_treatment(service.internal_policy, &selection);
         let external = external_treatment(service.external_policy, &selection);
         let at = |address| Frontend::Address { address, protocol: port.protocol, port: port.port };
-        let mut frontends: BTreeMap<_, _> = service.external_addresses(family).map(|ip| (at(ip), external)).collect();
+        let mut frontends = Frontends::default();
+        service.external_addresses(family).for_each(|ip| frontends.insert(at(ip), external));
         if let Some(port_number) = port.node_port {
             frontends.insert(Frontend::NodePort { protocol: port.protocol, port: port_number }, external);
         }
@@ -95,13 +96,13 @@ impl PortRules {
 
     /// The chain that serves the ClusterIP, if any endpoint may.
     pub(crate) fn cluster_ip_chain(&self) -> Option<LbChain> {
-        let serves = self.frontends.values().any(|treatment| *treatment == Treatment::Cluster);
+        let serves = self.frontends.0.iter().any(|(_, treatment)| *treatment == Treatment::Cluster);
         LbChain::new(Scope::Address, LbKind::Cluster, self.affinity.is_some(), self.cluster.len()).filter(|_| serves)
     }
 
     /// What a frontend leads to.
     pub(crate) fn view(&self, frontend: Frontend) -> View<'_> {
-        let treatment = self.frontends.get(&frontend).copied();
+        let treatment = self.frontends.get(frontend);
         let used = |used: bool, endpoints: &'_ [SocketAddr]| if used { endpoints.len() } else { 0 };
         View {
             scope: frontend.scope(),
@@ -111,6 +112,38 @@ impl PortRules {
             affinity: self.affinity,
             sources: treatment.and(self.restricted.contains(&frontend).then_some(&self.sources)),
         }
+    }
+}
+
+/// How each of a few frontends is treated, in order: most ports have one, for which a tree takes ten times the memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Frontends(Vec<(Frontend, Treatment)>);
+
+impl Frontends {
+    pub(crate) fn get(&self, frontend: Frontend) -> Option<Treatment> {
+        self.position(frontend).ok().map(|index| self.0[index].1)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Frontend> + '_ {
+        self.0.iter().map(|(frontend, _)| *frontend)
+    }
+
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(Frontend) -> bool) {
+        self.0.retain(|(frontend, _)| keep(*frontend));
+    }
+
+    fn insert(&mut self, frontend: Frontend, treatment: Treatment) {
+        match self.position(frontend) {
+            Ok(index) => self.0[index].1 = treatment,
+            Err(index) => {
+                self.0.reserve_exact(1);
+                self.0.insert(index, (frontend, treatment));
+            }
+        }
+    }
+
+    fn position(&self, frontend: Frontend) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&frontend, |(known, _)| *known)
     }
 }
 

@@ -26,8 +26,8 @@ pub(crate) enum SetId {
     SourceRanges,
     /// A map keyed by frontends of one kind.
     Frontends(Scope, Role),
-    /// ClusterIP frontends with so many endpoints, where that number is a common one.
-    Common(NonZeroU32),
+    /// ClusterIP frontends with so many endpoints, with or without affinity, where that is a common case.
+    Common { affinity: bool, endpoints: NonZeroU32 },
     /// Client and frontend to endpoint.
     Choices,
     /// Frontends and endpoints that do not belong together any more, although clients may be remembered to have been sent there.
@@ -85,7 +85,8 @@ impl SetId {
             Self::Restricted => "firewall-ips".to_owned(),
             Self::SourceRanges => "source-ranges".to_owned(),
             Self::Frontends(scope, role) => frontend_map(scope, role).0.to_owned(),
-            Self::Common(endpoints) => format!("service-ips-{endpoints}"),
+            Self::Common { affinity: false, endpoints } => format!("service-ips-{endpoints}"),
+            Self::Common { affinity: true, endpoints } => format!("service-ips-affinity-{endpoints}"),
             Self::Choices => "affinity".to_owned(),
             Self::Gone(Scope::Address) => "affinity-gone-ips".to_owned(),
             Self::Gone(Scope::NodePort) => "affinity-gone-nodeports".to_owned(),
@@ -99,7 +100,7 @@ impl SetId {
         match self {
             Self::ClusterIps | Self::NodePortIps => vec![Address],
             Self::Hairpins => vec![Address, Address, Protocol, Port],
-            Self::Restricted | Self::Common(_) => Scope::Address.fields(),
+            Self::Restricted | Self::Common { .. } => Scope::Address.fields(),
             Self::SourceRanges => vec![Address, Protocol, Port, Address],
             Self::Frontends(scope, Role::Endpoints | Role::LocalEndpoints) => [scope.fields(), vec![Index]].concat(),
             Self::Frontends(scope, _) | Self::Affinity(scope, _) => scope.fields(),
@@ -126,7 +127,7 @@ impl SetId {
             Self::Restricted => "destinations that are subject to LoadBalancerSourceRanges",
             Self::SourceRanges => "who may connect to them",
             Self::Frontends(scope, role) => frontend_map(scope, role).1,
-            Self::Common(endpoints) => return format!("ClusterIP traffic, number of endpoints: {endpoints}"),
+            Self::Common { endpoints, .. } => return format!("ClusterIP traffic, number of endpoints: {endpoints}"),
             Self::Choices => "where clients of services with session affinity were sent",
             Self::Gone(_) => "endpoints that left services with session affinity just now",
             Self::Affinity(_, timeout) => return format!("session affinity for {timeout} s"),

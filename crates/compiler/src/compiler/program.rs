@@ -71,7 +71,7 @@ impl Compiler {
         let mut affected = Vec::new();
         let old = self.programmed.get(name).map_or(&[][..], Vec::as_slice);
         for (port, frontend) in old.iter().flat_map(Port::claims) {
-            let stays = |new: &Port| new.claim == port.claim && new.rules.frontends.contains_key(&frontend);
+            let stays = |new: &Port| new.claim == port.claim && new.rules.frontends.get(frontend).is_some();
             if !ports.iter().any(stays) {
                 affected.extend(self.claims.remove(frontend, &port.claim));
             }
@@ -109,7 +109,7 @@ impl Compiler {
     }
 
     fn replace(&mut self, port: &ServicePortName, old: &PortRules, new: &PortRules, edit: &mut Edit) {
-        let frontends: BTreeSet<_> = old.frontends.keys().chain(new.frontends.keys()).copied().collect();
+        let frontends: BTreeSet<_> = old.frontends.iter().chain(new.frontends.iter()).collect();
         for frontend in frontends {
             self.replace_frontend(port, frontend, old.view(frontend), new.view(frontend), edit);
         }
@@ -155,7 +155,7 @@ impl Compiler {
     fn common_set(&self, role: Role, target: Target) -> Option<SetId> {
         match target {
             Target::Lb(chain) if role == Role::Entry && self.chains.is_common(chain) => {
-                Some(SetId::Common(chain.endpoints))
+                Some(SetId::Common { affinity: chain.affinity, endpoints: chain.endpoints })
             }
             _ => None,
         }
@@ -199,16 +199,16 @@ impl Port {
 
     /// Every frontend it claims, with itself.
     fn claims(&self) -> impl Iterator<Item = (&Self, Frontend)> {
-        self.rules.frontends.keys().chain(&self.lost).map(move |frontend| (self, *frontend))
+        self.rules.frontends.iter().chain(self.lost.iter().copied()).map(move |frontend| (self, frontend))
     }
 
     /// Sets aside the frontends that others own.
     fn give_up_lost(&mut self, claims: &Claims) {
         let Self { claim, rules, lost, .. } = self;
-        rules.frontends.retain(|frontend, _| {
-            let owned = claims.is_owner(*frontend, &claim.port);
+        rules.frontends.retain(|frontend| {
+            let owned = claims.is_owner(frontend, &claim.port);
             if !owned {
-                lost.push(*frontend);
+                lost.push(frontend);
             }
             owned
         });

@@ -57,16 +57,20 @@ fn change() -> impl Strategy<Value = Update> {
     ]
 }
 
+/// Index, age, policies, NodePort, shared external IPs, whether there is a second port.
+type Plain = (usize, i64, TrafficPolicy, TrafficPolicy, Option<u16>, Vec<&'static str>, bool);
+/// Shared load balancer addresses, index of the affinity's timeout, source ranges.
+type More = (Vec<&'static str>, usize, Vec<&'static str>);
+
 fn service_change() -> impl Strategy<Value = Update> {
     let policy = || prop_oneof![3 => Just(TrafficPolicy::Cluster), 2 => Just(TrafficPolicy::Local)];
     let node_port = prop::option::of(3000..3003u16);
     let shared = || prop::sample::subsequence(SHARED.to_vec(), 0..=SHARED.len());
     let plain = (0..SERVICES.len(), 0..3i64, policy(), policy(), node_port, shared(), any::<bool>());
     let more = (shared(), 0..TIMEOUTS.len(), prop::sample::subsequence(RANGES.to_vec(), 0..=2));
-    let service = |(
-        (index, created, internal, external, node_port, shared, two_ports),
-        (balancers, timeout, ranges),
-    ): ((usize, _, _, _, Option<u16>, Vec<&str>, bool), (Vec<&str>, usize, Vec<&str>))| {
+    let service = |(plain, more): (Plain, More)| {
+        let (index, created, internal, external, node_port, shared, two_ports) = plain;
+        let (balancers, timeout, ranges) = more;
         let mut service = service(SERVICES[index], CLUSTER_IPS[index]);
         service.created = created;
         service.internal_policy = internal;
@@ -143,7 +147,10 @@ fn skeleton(table: &FakeTable) -> Vec<String> {
         let numbered = set.set.key.contains(&Field::Index);
         for element in set.elements.values() {
             let shown = match (set.set.name.as_str().strip_prefix("service-ips-"), &element.data) {
-                (Some(count), _) => format!("service-ips {:?} goto lb-{count}", element.key),
+                (Some(count), _) => match count.strip_prefix("affinity-") {
+                    Some(count) => format!("service-ips {:?} goto affinity-lb-{count}", element.key),
+                    None => format!("service-ips {:?} goto lb-{count}", element.key),
+                },
                 (None, Data::Verdict(verdict)) => format!("{} {:?} {verdict}", set.set.name, element.key),
                 (None, _) if numbered => format!("{} {:?}", set.set.name, element.key),
                 (None, data) => format!("{} {:?} {data:?}", set.set.name, element.key),
