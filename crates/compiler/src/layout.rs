@@ -1,19 +1,20 @@
 //! The part of a table that does not depend on Services: sets, chains and the rules in them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::Family;
-use ruleset::{
-    Chain, ChainKind, Comment, Comparison, Data, Element, Hook, HookPoint, Op, Rule, Selector, Set, Statement, Verdict,
-    Words,
-};
+use ruleset::{Chain, ChainKind, Comment, Comparison, Hook, HookPoint, Op, Rule, Selector, Set, Statement, Verdict};
 
 use crate::frontend::Scope;
 use crate::lb::{LbChain, LbKind, Target};
 use crate::sets::{Role, SetId};
 use crate::{NodePorts, Options, name};
+
+/// The chain with the rules that depend on ServiceCIDRs.
+const CLUSTER_IPS_CHECK: &str = "cluster-ips-check";
 
 /// The sets of one family's table, and its fixed chains and rules.
 #[derive(Debug)]
@@ -43,26 +44,23 @@ impl Layout {
         let sets = self.sets.iter().map(|(_, set)| Op::AddSet(Arc::clone(set)));
         let lb = Self::FIXED.into_iter().flat_map(|chain| self.create_lb(chain, options));
         let rules = self.fixed_rules(options).into_iter().map(Op::AddRule);
-        let mut ops: Vec<_> = chains.chain(sets).chain(lb).chain(rules).collect();
-        if let NodePorts::Only(addresses) = &options.node_ports {
-            let key = |ip: &IpAddr| Words::build().address(*ip).finish();
-            let elements =
-                addresses.iter().map(|ip| Element { key: key(ip), data: Data::None, comment: None }).collect();
-            ops.push(Op::AddElements { set: self.set(SetId::NodePortIps), elements });
-        }
-        ops
+        chains.chain(sets).chain(lb).chain(rules).collect()
     }
 
     /// Creates a chain that picks endpoints; the one that it goes on to must exist.
     pub(crate) fn create_lb(&self, chain: LbChain, options: &Options) -> Vec<Op> {
         let name = chain.name();
-        let act = if chain.kind == LbKind::Masquerade {
-            Statement::SetMark(options.mark.bits())
-        } else {
-            let role = if chain.kind == LbKind::Local { Role::LocalEndpoints } else { Role::Endpoints };
-            let mut key = chain.scope.selectors();
-            key.push(Selector::Random(chain.endpoints));
-            Statement::Dnat { key, map: self.set(SetId::Frontends(chain.scope, role)) }
+        let act = match chain.kind {
+            LbKind::Masquerade => Statement::SetMark(options.mark.bits()),
+            _ if chain.affinity => {
+                let key = [vec![Selector::SourceAddress], Scope::Address.selectors()].concat();
+                Statement::Dnat { key, map: self.set(SetId::Choices) }
+            }
+            kind => {
+                let role = if kind == LbKind::Local { Role::LocalEndpoints } else { Role::Endpoints };
+                let key = [chain.scope.selectors(), vec![Selector::Random(chain.endpoints)]].concat();
+                Statement::Dnat { key, map: self.set(SetId::Frontends(chain.scope, role)) }
+            }
         };
         let go_on = chain.goes_on_to().map(|next| goto(next.name()));
         let rules = [Some(act), go_on].into_iter().flatten();
@@ -79,32 +77,89 @@ impl Layout {
         [Op::AddSet(set), Op::AddRule(rule("cluster-services", statements, None))]
     }
 
+    /// Creates what session affinity needs whatever the timeout. What has left a frontend gets no connections, whatever the
+    /// kernel remembers.
+    pub(crate) fn create_affinity(&self) -> Vec<Op> {
+        let sets = [SetId::Choices, SetId::Gone(Scope::Address), SetId::Gone(Scope::NodePort)];
+        let guard = |scope: Scope| {
+            let endpoint = vec![Selector::DestinationAddress, Selector::DestinationPort];
+            let key = [scope.original_selectors(), endpoint].concat();
+            let is_gone = Statement::InSet { key, set: self.set(SetId::Gone(scope)) };
+            Op::AddRule(rule("affinity-check", vec![is_gone, Statement::Verdict(Verdict::Drop)], None))
+        };
+        sets.map(|set| Op::AddSet(self.set(set))).into_iter().chain(Scope::ALL.map(guard)).collect()
+    }
+
+    /// Creates the set of frontends whose clients are remembered for so many seconds, and the rule that does it, for connections
+    /// whose destination has been translated.
+    pub(crate) fn create_timeout(&self, scope: Scope, timeout: NonZeroU32) -> [Op; 2] {
+        let frontends = self.set(SetId::Affinity(scope, timeout));
+        let is_one = Statement::InSet { key: scope.original_selectors(), set: Arc::clone(&frontends) };
+        let remember = Statement::Update {
+            key: [vec![Selector::SourceAddress], Scope::Address.original_selectors()].concat(),
+            data: vec![Selector::DestinationAddress, Selector::DestinationPort],
+            map: self.set(SetId::Choices),
+            timeout,
+        };
+        [Op::AddSet(frontends), Op::AddRule(rule("affinity-check", vec![is_one, remember], None))]
+    }
+
+    /// Empties the chain that [`Layout::check_cluster_ips`] fills.
+    pub(crate) fn flush_cluster_ips_check(&self) -> Op {
+        Op::FlushChain(name(CLUSTER_IPS_CHECK))
+    }
+
+    /// Refuses what goes to a ClusterIP but to no port of its Service, and drops what goes to an address that is kept for
+    /// ClusterIPs but is none (contract §5.4).
+    pub(crate) fn check_cluster_ips(&self, service_cidrs: &[IpNet]) -> Vec<Op> {
+        const CHAIN: &str = CLUSTER_IPS_CHECK;
+        let cluster_ip = Statement::InSet { key: vec![Selector::DestinationAddress], set: self.set(SetId::ClusterIps) };
+        let comment = "Reject traffic to invalid ports of ClusterIPs";
+        let reject = rule(CHAIN, vec![cluster_ip, Statement::Reject], Some(comment));
+        let drop = service_cidrs.iter().map(|prefix| {
+            let within = Statement::Prefix {
+                selector: Selector::DestinationAddress,
+                comparison: Comparison::Is,
+                prefix: *prefix,
+            };
+            let comment = "Drop traffic to unallocated ClusterIPs";
+            rule(CHAIN, vec![within, Statement::Verdict(Verdict::Drop)], Some(comment))
+        });
+        std::iter::once(reject).chain(drop).map(Op::AddRule).collect()
+    }
+
     fn fixed_rules(&self, options: &Options) -> Vec<Rule> {
         let mut rules = self.base_rules();
         rules.extend(self.service_rules(options));
         rules.extend(Scope::ALL.into_iter().flat_map(|scope| self.external_local_rules(scope, options)));
         rules.extend(self.refusal_rules(options));
+        rules.push(self.source_range_rule());
         rules.extend(self.masquerade_rules(options));
         rules
     }
 
     /// From the hooks to the chains that do the work (contract §5.2).
     fn base_rules(&self) -> Vec<Rule> {
-        use Statement::NewConnection as New;
-        let jump = |from: &str, first: Option<Statement>, to: &str| {
-            let statements = first.into_iter().chain([Statement::Verdict(Verdict::Jump(name(to)))]).collect();
+        use Statement::{NewConnection as New, Translated};
+        let jump = |from: &str, conditions: &[Statement], to: &str| {
+            let statements = [conditions, &[Statement::Verdict(Verdict::Jump(name(to)))]].concat();
             rule(from, statements, None)
         };
         vec![
-            jump("filter-input", Some(New), "nodeport-endpoints-check"),
-            jump("filter-input", Some(New), "service-endpoints-check"),
-            jump("filter-forward", Some(New), "service-endpoints-check"),
-            jump("filter-forward", Some(New), "cluster-ips-check"),
-            jump("filter-output", Some(New), "service-endpoints-check"),
-            jump("filter-output", Some(New), "cluster-ips-check"),
-            jump("nat-prerouting", None, "services"),
-            jump("nat-output", None, "services"),
-            jump("nat-postrouting", None, "masquerading"),
+            jump("filter-prerouting-pre-dnat", &[New], "firewall-check"),
+            jump("filter-output-pre-dnat", &[New], "firewall-check"),
+            jump("filter-input", &[New], "nodeport-endpoints-check"),
+            jump("filter-input", &[New], "service-endpoints-check"),
+            jump("filter-input", &[New, Translated], "affinity-check"),
+            jump("filter-forward", &[New], "service-endpoints-check"),
+            jump("filter-forward", &[New], "cluster-ips-check"),
+            jump("filter-forward", &[New, Translated], "affinity-check"),
+            jump("filter-output", &[New], "service-endpoints-check"),
+            jump("filter-output", &[New], "cluster-ips-check"),
+            jump("filter-output", &[New, Translated], "affinity-check"),
+            jump("nat-prerouting", &[], "services"),
+            jump("nat-output", &[], "services"),
+            jump("nat-postrouting", &[], "masquerading"),
         ]
     }
 
@@ -158,16 +213,22 @@ impl Layout {
         from_pod.into_iter().chain(others).collect()
     }
 
-    /// Frontends without endpoints, and ports that a ClusterIP does not have (contract §5.4).
+    /// Connections to load balancers from where they are not allowed (contract §5.4), before they are translated.
+    fn source_range_rule(&self) -> Rule {
+        let key = Scope::Address.selectors();
+        let restricted = Statement::InSet { key: key.clone(), set: self.set(SetId::Restricted) };
+        let key = [key, vec![Selector::SourceAddress]].concat();
+        let elsewhere = Statement::NotInSet { key, set: self.set(SetId::SourceRanges) };
+        rule("firewall-check", vec![restricted, elsewhere, Statement::Verdict(Verdict::Drop)], None)
+    }
+
+    /// Frontends without endpoints (contract §5.4).
     fn refusal_rules(&self, options: &Options) -> Vec<Rule> {
         let mut node_port = self.on_node_port_address(options, false);
         node_port.push(self.lookup(Scope::NodePort, Role::Refusal));
-        let cluster_ip = Statement::InSet { key: vec![Selector::DestinationAddress], set: self.set(SetId::ClusterIps) };
-        let comment = "Reject traffic to invalid ports of ClusterIPs";
         vec![
             rule("service-endpoints-check", vec![self.lookup(Scope::Address, Role::Refusal)], None),
             rule("nodeport-endpoints-check", node_port, None),
-            rule("cluster-ips-check", vec![cluster_ip, Statement::Reject], Some(comment)),
             rule("reject-chain", vec![Statement::Reject], None),
         ]
     }
@@ -218,6 +279,8 @@ fn fixed_chains() -> impl Iterator<Item = Chain> {
     use ChainKind::{Filter, Nat};
     use HookPoint::{Forward, Input, Output, Postrouting, Prerouting};
     let base = [
+        ("filter-prerouting-pre-dnat", Filter, Prerouting, -110),
+        ("filter-output-pre-dnat", Filter, Output, -110),
         ("filter-input", Filter, Input, 0),
         ("filter-forward", Filter, Forward, 0),
         ("filter-output", Filter, Output, 0),
@@ -230,7 +293,9 @@ fn fixed_chains() -> impl Iterator<Item = Chain> {
         ("cluster-services", None),
         ("service-endpoints-check", None),
         ("nodeport-endpoints-check", None),
-        ("cluster-ips-check", None),
+        (CLUSTER_IPS_CHECK, None),
+        ("firewall-check", None),
+        ("affinity-check", None),
         ("masquerading", None),
         ("external-local", None),
         ("nodeport-external-local", None),

@@ -12,6 +12,8 @@ use crate::name;
 pub(crate) struct LbChain {
     pub(crate) scope: Scope,
     pub(crate) kind: LbKind,
+    /// Whether clients are sent where they were sent before.
+    pub(crate) affinity: bool,
     pub(crate) endpoints: NonZeroU32,
 }
 
@@ -41,22 +43,25 @@ pub(crate) enum Target {
 
 impl LbChain {
     /// The chain for so many endpoints; none for no endpoint.
-    pub(crate) fn new(scope: Scope, kind: LbKind, endpoints: usize) -> Option<Self> {
+    pub(crate) fn new(scope: Scope, kind: LbKind, affinity: bool, endpoints: usize) -> Option<Self> {
         let endpoints = u32::try_from(endpoints).ok().and_then(NonZeroU32::new)?;
-        Some(Self { scope, kind, endpoints })
+        Some(Self { scope, kind, affinity, endpoints })
     }
 
     /// The chain that picks the first endpoint of the same list.
     pub(crate) const fn first(scope: Scope, kind: LbKind) -> Self {
-        Self { scope, kind, endpoints: NonZeroU32::MIN }
+        Self { scope, kind, affinity: false, endpoints: NonZeroU32::MIN }
     }
 
-    /// Where it goes on: one that masquerades to the one that picks, and one that picked a number without an endpoint to the
-    /// first, which every frontend has. That happens to a packet that meets a change halfway: it was led here by the old
-    /// elements, and finds the new ones.
+    /// Where it goes on: one that masquerades to the one that picks; one that knows no endpoint of the client's to the one that
+    /// picks by chance; and one that picked a number without an endpoint to the first, which every frontend has. That happens
+    /// to a packet that meets a change halfway: it was led here by the old elements, and finds the new ones.
+    ///
+    /// Comes before it in order.
     pub(crate) fn goes_on_to(self) -> Option<Self> {
         match self.kind {
             LbKind::Masquerade => Some(Self { kind: LbKind::Cluster, ..self }),
+            _ if self.affinity => Some(Self { affinity: false, ..self }),
             _ if self.endpoints == NonZeroU32::MIN => None,
             kind => Some(Self::first(self.scope, kind)),
         }
@@ -73,7 +78,8 @@ impl LbChain {
             LbKind::Local => "local-",
             LbKind::Masquerade => "masq-",
         };
-        name(&format!("{scope}{kind}lb-{}", self.endpoints))
+        let affinity = if self.affinity { "affinity-" } else { "" };
+        name(&format!("{scope}{kind}{affinity}lb-{}", self.endpoints))
     }
 }
 

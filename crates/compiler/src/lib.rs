@@ -4,6 +4,7 @@
 //! endpoint counts (ARCHITECTURE.md, "The ruleset"). A [`Compiler`] remembers what it has programmed for one family and
 //! turns a change into a transaction on just the elements it concerns. [`Tracer`] tells what a ruleset does to a packet.
 
+mod affinity;
 mod chains;
 mod claims;
 mod compiler;
@@ -23,7 +24,7 @@ pub use compiler::Compiler;
 pub use flows::FlowCheck;
 pub use frontend::Frontend;
 pub use options::{Mark, NodePorts, Options, Pods};
-pub use tracer::{Fate, Packet, Tracer};
+pub use tracer::{Fate, Note, Packet, Tracer};
 
 /// A name written in this crate.
 pub(crate) fn name(name: &str) -> ruleset::Name {

@@ -28,6 +28,16 @@ impl Protocol {
         }
     }
 
+    /// The protocol with this number in the IP header.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            132 => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+
     /// Parses the API's spelling, `TCP`, `UDP` or `SCTP`.
     pub fn parse(name: &str) -> Option<Self> {
         match name {

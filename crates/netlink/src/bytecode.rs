@@ -1,10 +1,11 @@
 //! Statements as expressions of the kernel's virtual machine, exactly as `nft` compiles them.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use ipnet::IpNet;
 use nftnl::nftnl_sys::{self as sys, libc};
-use ruleset::{Comparison, Family, Field, Name, Selector, Statement, Verdict};
+use ruleset::{Comparison, Family, Field, Interface, Name, Selector, Statement, Verdict};
 
 use crate::expression::{Expr, Value};
 use crate::uapi;
@@ -17,16 +18,16 @@ pub(crate) fn compile(statement: &Statement, family: Family) -> Result<Vec<Expr>
     Ok(match statement {
         Statement::Prefix { selector, comparison, prefix } => compare_prefix(*selector, *comparison, *prefix, family)?,
         Statement::IsLocal(selector) => is_local(*selector)?,
+        Statement::InputInterface { comparison, interface } => came_in_by(interface, *comparison),
         Statement::NewConnection => has_bits(load_ct(libc::NFT_CT_STATE), uapi::CT_STATE_NEW),
         Statement::Translated => has_bits(load_ct(libc::NFT_CT_STATUS), uapi::IPS_DST_NAT),
         Statement::HasMark(bits) => has_bits(load_meta(libc::NFT_META_MARK, Register::FIRST), *bits),
-        Statement::InSet { key, set } => look_up(key, &set.name, None, family),
-        Statement::InputInterface { .. } | Statement::NotInSet { .. } | Statement::Update { .. } => {
-            return Err("not yet");
-        }
-        Statement::VerdictMap { key, map } => look_up(key, &map.name, Some(Register::VERDICT), family),
+        Statement::InSet { key, set } => look_up(key, &set.name, Lookup::Find, family)?,
+        Statement::NotInSet { key, set } => look_up(key, &set.name, Lookup::Miss, family)?,
+        Statement::Update { key, data, map, timeout } => update(key, data, &map.name, *timeout, family)?,
+        Statement::VerdictMap { key, map } => look_up(key, &map.name, Lookup::Load(Register::VERDICT), family)?,
         Statement::Dnat { key, map } => {
-            let mut expressions = look_up(key, &map.name, Some(Register::FIRST), family);
+            let mut expressions = look_up(key, &map.name, Lookup::Load(Register::FIRST), family)?;
             expressions.push(dnat(family));
             expressions
         }
@@ -50,6 +51,9 @@ struct Register(u32);
 impl Register {
     const VERDICT: Self = Self(libc::NFT_REG_VERDICT.cast_unsigned());
     const FIRST: Self = Self::at(0);
+
+    /// How many there are, of 32 bits each (`NFT_REG32_COUNT`).
+    const COUNT: u32 = 16;
 
     /// The one after `words` words of 32 bits.
     const fn at(words: u32) -> Self {
@@ -111,6 +115,14 @@ fn is_local(selector: Selector) -> Result<Vec<Expr>, Senseless> {
     Ok(vec![address_type, compare(Comparison::Is, Value::native(u32::from(libc::RTN_LOCAL)))])
 }
 
+/// The kernel pads a name with zeros (`nft_meta_store_ifname`, net/netfilter/nft_meta.c), so that a whole name is compared with
+/// its padding, and the start of one without.
+fn came_in_by(interface: &Interface, comparison: Comparison) -> Vec<Expr> {
+    let name = interface.name().as_bytes();
+    let length = if interface.is_prefix() { name.len() } else { libc::IFNAMSIZ };
+    vec![load_meta(libc::NFT_META_IIFNAME, Register::FIRST), compare(comparison, Value::padded(name, length))]
+}
+
 /// Goes on if any of `bits` is set in what `load` puts into the first register.
 fn has_bits(load: Expr, bits: u32) -> Vec<Expr> {
     vec![load, combine(4, Value::native(bits), Value::native(0)), compare(Comparison::IsNot, Value::native(0))]
@@ -126,24 +138,64 @@ fn change_mark(and: u32, xor: u32) -> Vec<Expr> {
     ]
 }
 
-/// Loads the key into one register after the other and looks it up.
-fn look_up(key: &[Selector], set: &Name, result: Option<Register>, family: Family) -> Vec<Expr> {
-    let mut words = 0;
-    let mut expressions: Vec<_> = key
-        .iter()
-        .map(|selector| {
-            let register = Register::at(words);
-            words += (field(*selector).padded_len(family) / 4) as u32;
-            load(*selector, register, family)
-        })
-        .collect();
+/// Loads the key and looks it up.
+fn look_up(key: &[Selector], set: &Name, to: Lookup, family: Family) -> Result<Vec<Expr>, Senseless> {
+    let (mut expressions, _) = load_all(key, 0, family)?;
     let lookup =
         Expr::new(c"lookup").with(sys::NFTNL_EXPR_LOOKUP_SREG, Register::FIRST).with(sys::NFTNL_EXPR_LOOKUP_SET, set);
-    expressions.push(match result {
-        Some(register) => lookup.with(sys::NFTNL_EXPR_LOOKUP_DREG, register),
-        None => lookup,
+    expressions.push(match to {
+        Lookup::Find => lookup,
+        Lookup::Miss => lookup.with(sys::NFTNL_EXPR_LOOKUP_FLAGS, libc::NFT_LOOKUP_F_INV),
+        Lookup::Load(register) => lookup.with(sys::NFTNL_EXPR_LOOKUP_DREG, register),
     });
-    expressions
+    Ok(expressions)
+}
+
+/// What a lookup is for.
+enum Lookup {
+    /// To go on if the key is there.
+    Find,
+    /// To go on if it is not.
+    Miss,
+    /// To have what it maps to in a register.
+    Load(Register),
+}
+
+/// Loads the key, and what it maps to after it, and adds or refreshes the element.
+fn update(
+    key: &[Selector],
+    data: &[Selector],
+    map: &Name,
+    timeout: NonZeroU32,
+    family: Family,
+) -> Result<Vec<Expr>, Senseless> {
+    let (mut expressions, words) = load_all(key, 0, family)?;
+    let (values, _) = load_all(data, words, family)?;
+    expressions.extend(values);
+    let milliseconds = u64::from(timeout.get()) * 1000;
+    expressions.push(
+        Expr::new(c"dynset")
+            .with(sys::NFTNL_EXPR_DYNSET_OP, libc::NFT_DYNSET_OP_UPDATE)
+            .with(sys::NFTNL_EXPR_DYNSET_SREG_KEY, Register::FIRST)
+            .with(sys::NFTNL_EXPR_DYNSET_SREG_DATA, Register::at(words))
+            .with(sys::NFTNL_EXPR_DYNSET_SET_NAME, map)
+            .with(sys::NFTNL_EXPR_DYNSET_TIMEOUT, milliseconds),
+    );
+    Ok(expressions)
+}
+
+/// Loads values into one register after the other, the first after `start` words. Also tells how many words are taken then.
+fn load_all(selectors: &[Selector], start: u32, family: Family) -> Result<(Vec<Expr>, u32), Senseless> {
+    let mut words = start;
+    let mut expressions = Vec::new();
+    for selector in selectors {
+        expressions.push(load(*selector, Register::at(words), family));
+        words += (field(*selector).padded_len(family) / 4) as u32;
+    }
+    if words > Register::COUNT {
+        return Err("its values are longer than the kernel's registers, which have 64 bytes");
+    }
+    Ok((expressions, words))
 }
 
 /// The kind of value that a selector gives.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ruleset::{Data, DataType, Element, Family, Name, Set, Words};
+use ruleset::{Data, DataType, Element, Family, Name, Set, SetKind, Words};
 
 use crate::attributes::{Attributes, HEADER, attribute_len, comment_len};
 use crate::bytecode::verdict_code;
@@ -15,7 +15,7 @@ const LIMIT: usize = 60_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     Add,
-    /// Only keys are written.
+    /// Only keys are written, both where elements have an end.
     Delete,
 }
 
@@ -73,8 +73,13 @@ impl<'a> Elements<'a> {
 
     fn write_element(self, attributes: &mut Attributes, element: &Element) {
         attributes.nest(uapi::NFTA_SET_ELEM_KEY, |key| {
-            key.put(uapi::NFTA_DATA_VALUE, self.key(element));
+            key.put(uapi::NFTA_DATA_VALUE, self.key(&element.key));
         });
+        if let Some(end) = self.end(element) {
+            attributes.nest(uapi::NFTA_SET_ELEM_KEY_END, |key| {
+                key.put(uapi::NFTA_DATA_VALUE, self.key(end));
+            });
+        }
         if self.change == Change::Delete {
             return;
         }
@@ -100,7 +105,8 @@ impl<'a> Elements<'a> {
 
     /// The length of what [`Self::write`] writes for one element.
     fn element_len(self, element: &Element) -> usize {
-        let key = HEADER + HEADER + attribute_len(self.key(element).len());
+        let nested = |key| HEADER + attribute_len(self.key(key).len());
+        let key = HEADER + nested(&element.key) + self.end(element).map_or(0, nested);
         if self.change == Change::Delete {
             return key;
         }
@@ -116,8 +122,17 @@ impl<'a> Elements<'a> {
         key + data + element.comment.as_ref().map_or(0, comment_len)
     }
 
-    fn key(self, element: &Element) -> &[u8] {
-        unpadded(&element.key, sets::length(&self.set.key, self.family))
+    /// The last key that the element matches, where the kernel wants to be told.
+    fn end(self, element: &'a Element) -> Option<&'a Words> {
+        match (&element.data, self.set.kind) {
+            (Data::Until(end), _) => Some(end),
+            (_, SetKind::Ranges) => Some(&element.key),
+            _ => None,
+        }
+    }
+
+    fn key(self, key: &Words) -> &[u8] {
+        unpadded(key, sets::length(&self.set.key, self.family))
     }
 
     fn value(self, value: &Words) -> &[u8] {

@@ -2,15 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::mem::discriminant;
 use std::sync::Arc;
 
 use crate::{
-    Chain, CommitError, CommitReport, Data, DataType, Element, Family, Kernel, Name, Op, Rejection, Rule, Set,
+    Chain, CommitError, CommitReport, Data, DataType, Element, Family, Kernel, Name, Op, Rejection, Rule, Set, SetKind,
     Statement, Transaction, Verdict, Words,
 };
 
 /// Holds tables and commits transactions as the kernel does: all or nothing, with the kernel's error numbers for what is
 /// missing, in use or there already (net/netfilter/nf_tables_api.c). A test commits the same transactions to both.
+///
+/// It is stricter with ranges ([`SetKind::Ranges`]), where the kernel does other things than asked (`nft_pipapo_insert` and
+/// `nft_pipapo_deactivate`, net/netfilter/nft_set_pipapo.c): it takes an element that encloses another, and deletes whatever
+/// element has the first key of the one to delete, wherever that ends. Before 6.19, or the fix's arrival in a stable kernel, it
+/// also drops an element that overlaps with another without a word, if their keys begin with the same four bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Fake {
     tables: BTreeMap<(Family, Name), FakeTable>,
@@ -37,7 +43,7 @@ pub struct FakeChain {
 pub struct FakeSet {
     /// The set.
     pub set: Arc<Set>,
-    /// Its elements by their keys.
+    /// Its elements by their keys, ranges by their first.
     pub elements: BTreeMap<Words, Element>,
 }
 
@@ -88,6 +94,8 @@ enum Errno {
     Busy = 16,
     Exists = 17,
     Invalid = 22,
+    Full = 23,
+    Unsupported = 95,
 }
 
 impl From<Errno> for io::Error {
@@ -126,9 +134,7 @@ impl FakeTable {
             Op::AddSet(set) => table.add_set(set).map_err(whole),
             Op::FlushSet(set) => table.set(set).map(|set| set.elements.clear()).map_err(whole),
             Op::AddElements { set, elements } => each(elements, |element| table.add_element(set, element)),
-            Op::DeleteElements { set, elements } => each(elements, |element| {
-                table.set(set)?.elements.remove(&element.key).map(|_| ()).ok_or(Errno::NoEntry)
-            }),
+            Op::DeleteElements { set, elements } => each(elements, |element| table.set(set)?.delete(element)),
         }
     }
 
@@ -163,10 +169,14 @@ impl FakeTable {
             match statement {
                 Statement::InSet { set, .. }
                 | Statement::NotInSet { set, .. }
-                | Statement::Update { map: set, .. }
                 | Statement::VerdictMap { map: set, .. }
                 | Statement::Dnat { map: set, .. } => {
                     self.set(set)?;
+                }
+                Statement::Update { map, .. } => {
+                    if !matches!(self.set(map)?.set.kind, SetKind::Dynamic { .. }) {
+                        return Err(Errno::Unsupported);
+                    }
                 }
                 Statement::Verdict(verdict) => self.check_target(verdict)?,
                 _ => {}
@@ -179,25 +189,22 @@ impl FakeTable {
     fn add_set(&mut self, set: &Arc<Set>) -> Result<(), Errno> {
         let known = self.sets.entry(set.name.clone());
         let known = known.or_insert_with(|| FakeSet { set: Arc::clone(set), elements: BTreeMap::new() });
-        if known.set.key == set.key && known.set.data == set.data { Ok(()) } else { Err(Errno::Exists) }
+        let same_kind = discriminant(&known.set.kind) == discriminant(&set.kind);
+        if !same_kind || known.set.key != set.key || known.set.data != set.data {
+            return Err(Errno::Exists);
+        }
+        // A new size is taken over.
+        if known.set.kind != set.kind {
+            known.set = Arc::new(Set { kind: set.kind, ..Set::clone(&known.set) });
+        }
+        Ok(())
     }
 
     fn add_element(&mut self, set: &Set, element: &Element) -> Result<(), Errno> {
         if let Data::Verdict(verdict) = &element.data {
             self.check_target(verdict)?;
         }
-        let set = self.set(set)?;
-        let fits = matches!(
-            (&set.set.data, &element.data),
-            (None, Data::None | Data::Until(_))
-                | (Some(DataType::Verdict), Data::Verdict(_))
-                | (Some(DataType::Value(_)), Data::Value(_))
-        );
-        if !fits {
-            return Err(Errno::Invalid);
-        }
-        let known = set.elements.entry(element.key).or_insert_with(|| element.clone());
-        if known.data == element.data { Ok(()) } else { Err(Errno::Exists) }
+        self.set(set)?.add(element)
     }
 
     fn check_target(&self, verdict: &Verdict) -> Result<(), Errno> {
@@ -214,6 +221,69 @@ impl FakeTable {
     fn set(&mut self, set: &Set) -> Result<&mut FakeSet, Errno> {
         self.sets.get_mut(&set.name).ok_or(Errno::NoEntry)
     }
+}
+
+impl FakeSet {
+    /// The element that matches a key.
+    pub fn get(&self, key: &Words) -> Option<&Element> {
+        // Ranges do not overlap, and what their keys begin with is equal: only the last that starts before can match.
+        let (_, element) = self.elements.range(..=key).next_back()?;
+        (key <= end(element)).then_some(element)
+    }
+
+    fn add(&mut self, element: &Element) -> Result<(), Errno> {
+        if !self.can_hold(element) {
+            return Err(Errno::Invalid);
+        }
+        if let Some(known) = self.elements.get(&element.key) {
+            return if is_same(known, element) { Ok(()) } else { Err(Errno::Exists) };
+        }
+        let last_before_end = self.elements.range(..=end(element)).next_back();
+        if last_before_end.is_some_and(|(_, other)| end(other) >= &element.key) {
+            return Err(Errno::Exists);
+        }
+        if matches!(self.set.kind, SetKind::Dynamic { size } if self.elements.len() >= size.get() as usize) {
+            return Err(Errno::Full);
+        }
+        self.elements.insert(element.key, element.clone());
+        Ok(())
+    }
+
+    fn delete(&mut self, element: &Element) -> Result<(), Errno> {
+        let is_range = matches!(element.data, Data::Until(_));
+        if is_range && self.set.kind != SetKind::Ranges {
+            return Err(Errno::Invalid);
+        }
+        let known = self.elements.get(&element.key).ok_or(Errno::NoEntry)?;
+        if end(known) != end(element) {
+            return Err(Errno::NoEntry);
+        }
+        self.elements.remove(&element.key);
+        Ok(())
+    }
+
+    fn can_hold(&self, element: &Element) -> bool {
+        match (&self.set.data, &element.data) {
+            (None, Data::None)
+            | (Some(DataType::Verdict), Data::Verdict(_))
+            | (Some(DataType::Value(_)), Data::Value(_)) => true,
+            (None, Data::Until(end)) => self.set.kind == SetKind::Ranges && element.key <= *end,
+            _ => false,
+        }
+    }
+}
+
+/// The last key that an element matches.
+const fn end(element: &Element) -> &Words {
+    match &element.data {
+        Data::Until(end) => end,
+        _ => &element.key,
+    }
+}
+
+/// Whether two elements of the same key are the same.
+fn is_same(one: &Element, other: &Element) -> bool {
+    end(one) == end(other) && (matches!(one.data, Data::None | Data::Until(_)) || one.data == other.data)
 }
 
 const fn target(verdict: &Verdict) -> Option<&Name> {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use crate::{
     Chain, ChainKind, Comment, Comparison, Data, DataType, Element, Family, Field, HookPoint, Op, Rule, Selector, Set,
-    Statement, Table, Transaction, Verdict, Words,
+    SetKind, Statement, Table, Transaction, Verdict, Words,
 };
 
 impl Display for Transaction {
@@ -79,7 +79,10 @@ impl Set {
     /// One of its elements: key, comment and data.
     pub fn display_element<'a>(&'a self, element: &'a Element, family: Family) -> impl Display + 'a {
         Printed(move |f: &mut Formatter<'_>| {
-            write!(f, "{}", Fields(&self.key, &element.key, family))?;
+            match &element.data {
+                Data::Until(end) => write!(f, "{}", Range(&self.key, &element.key, end, family))?,
+                _ => write!(f, "{}", Fields(&self.key, &element.key, family))?,
+            }
             write!(f, "{}", commented(element.comment.as_ref()))?;
             match (&element.data, &self.data) {
                 (Data::Verdict(verdict), _) => write!(f, " : {verdict}"),
@@ -119,7 +122,8 @@ impl Statement {
             Self::InSet { key: parts, set } => write!(f, "{} @{}", key(parts), set.name),
             Self::NotInSet { key: parts, set } => write!(f, "{} != @{}", key(parts), set.name),
             Self::Update { key: parts, data, map, timeout } => {
-                write!(f, "update @{} {{ {} timeout {timeout}s : {} }}", map.name, key(parts), key(data))
+                let timeout = Seconds(timeout.get());
+                write!(f, "update @{} {{ {} timeout {timeout} : {} }}", map.name, key(parts), key(data))
             }
             Self::VerdictMap { key: parts, map } => write!(f, "{} vmap @{}", key(parts), map.name),
             Self::Dnat { key: parts, map } => write!(f, "dnat {family} to {} map @{}", key(parts), map.name),
@@ -177,6 +181,50 @@ impl Display for Fields<'_> {
             rest = after;
             field.print(bytes, f)
         })
+    }
+}
+
+/// The fields of two keys that only differ in the last, which is printed as a prefix if it is one.
+struct Range<'a>(&'a [Field], &'a Words, &'a Words, Family);
+
+impl Display for Range<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self(fields, start, end, family) = self;
+        let (last, equal) = fields.split_last().ok_or(fmt::Error)?;
+        let tail = |words: &'_ Words| words.as_bytes().len().checked_sub(last.padded_len(*family)).ok_or(fmt::Error);
+        let (from, to) = (&start.as_bytes()[tail(start)?..], &end.as_bytes()[tail(end)?..]);
+        if !equal.is_empty() {
+            write!(f, "{} . ", Fields(equal, start, *family))?;
+        }
+        last.print(from, f)?;
+        if from == to {
+            return Ok(());
+        }
+        if let (Field::Address, Some(length)) = (last, prefix_len(from, to)) {
+            return write!(f, "/{length}");
+        }
+        f.write_str("-")?;
+        last.print(to, f)
+    }
+}
+
+/// The length in bits of the prefix whose first and last addresses these are, if they are those of one.
+fn prefix_len(first: &[u8], last: &[u8]) -> Option<u32> {
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |sum: u128, byte| sum << 8 | u128::from(*byte));
+    let differing = number(first) ^ number(last);
+    let host_bits = differing.trailing_ones();
+    let is_prefix = differing.count_ones() == host_bits && number(first) & differing == 0;
+    is_prefix.then_some(first.len() as u32 * 8 - host_bits)
+}
+
+/// A number of seconds, as days, hours, minutes and seconds.
+struct Seconds(u32);
+
+impl Display for Seconds {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self(all) = *self;
+        let units = [(all / 86_400, "d"), (all / 3_600 % 24, "h"), (all / 60 % 60, "m"), (all % 60, "s")];
+        units.iter().filter(|(number, _)| *number > 0).try_for_each(|(number, unit)| write!(f, "{number}{unit}"))
     }
 }
 
@@ -244,9 +292,14 @@ fn set_body(set: &Set, family: Family) -> impl Display + '_ {
         Some(DataType::Value(fields)) if key.starts_with("typeof") => format!(" : {}", examples(fields)),
         Some(DataType::Value(fields)) => format!(" : {}", types(fields).unwrap_or_default()),
     };
+    let kind = match set.kind {
+        SetKind::Exact => String::new(),
+        SetKind::Ranges => " flags interval ;".to_owned(),
+        SetKind::Dynamic { size } => format!(" size {size} ; flags dynamic,timeout ;"),
+    };
     let comment =
         set.comment.as_ref().map(|comment| format!(" comment \"{}\" ;", comment.as_str())).unwrap_or_default();
-    format!("{key}{data} ;{comment}")
+    format!("{key}{data} ;{kind}{comment}")
 }
 
 fn chain_body(chain: &Chain) -> String {

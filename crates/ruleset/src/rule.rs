@@ -146,7 +146,8 @@ impl Interface {
     /// # Errors
     /// No name can start like that, as for [`Interface::named`].
     pub fn prefixed(prefix: &str) -> Result<Self, InterfaceError> {
-        Self::new(prefix, true)
+        // One that is as long as names can be is a name, and `nft` reads no `*` after it.
+        Self::new(prefix, prefix.len() < Self::MAX)
     }
 
     /// The name, or the start of the names.

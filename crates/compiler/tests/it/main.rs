@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot set up its world has failed")]
 
+mod affinity;
 mod histories;
 mod packets;
 mod rules;
+mod service_cidrs;
 mod shape;
+mod source_ranges;
 mod world;

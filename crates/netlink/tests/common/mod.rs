@@ -4,6 +4,7 @@
 
 use std::io::Write as _;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::process::Stdio;
 use std::sync::Arc;
 
@@ -62,6 +63,20 @@ pub(crate) fn chain(text: &str) -> Op {
 
 pub(crate) fn set(text: &str, key: &[Field], data: Option<DataType>) -> Arc<Set> {
     Arc::new(Set { name: name(text), key: key.to_vec(), data, kind: SetKind::Exact, comment: None })
+}
+
+/// A map that rules write: from client, address, protocol and port to address and port.
+pub(crate) fn choices() -> Arc<Set> {
+    let key = [Field::Address, Field::Address, Field::Protocol, Field::Port];
+    let set = set("choices", &key, Some(DataType::Value(vec![Field::Address, Field::Port])));
+    let size = NonZeroU32::new(1000).expect("it is not zero");
+    Arc::new(Set { kind: SetKind::Dynamic { size }, ..Set::clone(&set) })
+}
+
+/// A set of ranges of clients: address, protocol, port and client.
+pub(crate) fn ranges() -> Arc<Set> {
+    let set = set("ranges", &[Field::Address, Field::Protocol, Field::Port, Field::Address], None);
+    Arc::new(Set { kind: SetKind::Ranges, ..Set::clone(&set) })
 }
 
 /// A map from address, protocol, port and index to address and port.
