@@ -60,6 +60,8 @@ impl fmt::Display for Protocol {
 }
 
 /// A Service's namespace and name. Cheap to clone.
+///
+/// Other kinds of objects are named so as well. Those without a namespace have an empty one, and print without it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceName {
     /// Its namespace.
@@ -77,7 +79,10 @@ impl ServiceName {
 
 impl fmt::Display for ServiceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        if !self.namespace.is_empty() {
+            write!(f, "{}/", self.namespace)?;
+        }
+        f.write_str(&self.name)
     }
 }
 

@@ -9,6 +9,7 @@ mod flags;
 mod http;
 mod node;
 mod pacer;
+mod pods;
 mod run;
 mod source;
 mod syncer;

@@ -6,7 +6,8 @@ use std::task::Poll;
 use std::time::SystemTime;
 
 use anyhow::{Result, anyhow};
-use model::{State, Update};
+use compiler::NodePorts;
+use model::{Changes, Family, State, Update};
 use telemetry::{Health, Metrics};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep_until};
@@ -44,11 +45,16 @@ impl Syncer {
         Self { state: State::new(SystemTime::now()), tables, telemetry, complete: false }
     }
 
-    /// Works until `updates` is closed.
+    /// Works until `updates` is closed. `node_ports` says which of the node's addresses take NodePort traffic, whenever that
+    /// changes.
     ///
     /// # Errors
     /// A committing thread has died, which only a defect of this program can bring about.
-    pub(crate) async fn run(mut self, mut updates: Receiver<Vec<Update>>) -> Result<()> {
+    pub(crate) async fn run(
+        mut self,
+        mut updates: Receiver<Vec<Update>>,
+        mut node_ports: Receiver<(Family, NodePorts)>,
+    ) -> Result<()> {
         self.tables.iter().for_each(Table::loop_started);
         let mut batch = Vec::with_capacity(BATCH);
         loop {
@@ -60,6 +66,7 @@ impl Syncer {
                     0 => return Ok(()),
                     _ => self.take(&mut batch),
                 },
+                Some((family, addresses)) = node_ports.recv() => self.set_node_ports(family, addresses),
                 finished = finished(&mut self.tables) => {
                     let (index, outcome) = finished?;
                     self.tables[index].finish(outcome, Instant::now());
@@ -92,6 +99,15 @@ impl Syncer {
         }
         if slices > 0 {
             metrics.endpoints_changed(slices, pending);
+        }
+    }
+
+    fn set_node_ports(&mut self, family: Family, node_ports: NodePorts) {
+        if let Some(table) = self.tables.iter_mut().find(|table| table.family() == family) {
+            table.set_node_ports(node_ports);
+            if self.complete {
+                table.request(&Changes::default());
+            }
         }
     }
 

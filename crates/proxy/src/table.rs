@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use compiler::Compiler;
+use compiler::{Compiler, NodePorts};
 use model::{Changes, Family, ServiceName, State};
 use netlink::{Committer, Reply};
 use ruleset::{CommitError, CommitReport, Transaction};
@@ -62,6 +62,8 @@ pub(crate) struct Table {
     failing: bool,
     sweep_at: Option<Instant>,
     running: Option<Running>,
+    /// Which addresses take NodePort traffic from the next sync on, if that has changed.
+    node_ports: Option<NodePorts>,
 }
 
 /// A transaction on its way.
@@ -97,6 +99,7 @@ impl Table {
             failing: false,
             sweep_at: None,
             running: None,
+            node_ports: None,
         }
     }
 
@@ -122,6 +125,11 @@ impl Table {
         self.triggered.truncate(MAX_TRIGGERED);
         self.pacer.request();
         self.queued();
+    }
+
+    /// Has the next sync change which of the node's addresses take NodePort traffic. Does not ask for one.
+    pub(crate) fn set_node_ports(&mut self, node_ports: NodePorts) {
+        self.node_ports = Some(node_ports);
     }
 
     /// Starts a sync or a sweep if it is time for one.

@@ -128,6 +128,7 @@ impl Switches {
 pub(super) struct Harness {
     pub(super) kernels: PerFamily<Shared>,
     pub(super) updates: Sender<Vec<Update>>,
+    pub(super) node_ports: Sender<(Family, NodePorts)>,
     pub(super) commits: UnboundedReceiver<Committed>,
     pub(super) telemetry: Telemetry,
     pub(super) syncer: JoinHandle<Result<()>>,
@@ -155,8 +156,9 @@ impl Harness {
         };
         let tables = Family::ALL.map(table).into();
         let (updates, received) = mpsc::channel(1);
-        let syncer = tokio::spawn(Syncer::new(tables, telemetry.clone()).run(received));
-        Self { kernels, updates, commits, telemetry, syncer }
+        let (node_ports, changed) = mpsc::channel(1);
+        let syncer = tokio::spawn(Syncer::new(tables, telemetry.clone()).run(received, changed));
+        Self { kernels, updates, node_ports, commits, telemetry, syncer }
     }
 
     /// One that has programmed `services`, and both first commits behind it.
