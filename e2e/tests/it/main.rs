@@ -3,10 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod affinity;
 mod bad_input;
 mod changes;
 mod configuration;
 mod frontends;
 mod policies;
 mod restarts;
+mod source_ranges;
 mod world;
