@@ -3,6 +3,7 @@
 mod common;
 
 use std::num::NonZeroU32;
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -34,7 +35,7 @@ fn small() -> Arc<Set> {
 }
 
 fn sized(size: u32) -> Arc<Set> {
-    let size = NonZeroU32::new(size).unwrap();
+    let size = NonZeroU32::new(size).expect("it is not zero");
     let data = Some(DataType::Value(vec![Field::Address]));
     let set = set("small", &[Field::Address], data);
     Arc::new(Set { kind: SetKind::Dynamic { size }, ..Set::clone(&set) })
@@ -163,79 +164,97 @@ fn answer(kernel: &mut dyn Kernel, ops: &[Op]) -> Option<i32> {
     rejection(kernel, &transaction(Family::Ip, ops.to_vec())).and_then(|(_, errno)| errno)
 }
 
-#[test]
-fn both_say_the_same_to_ranges_and_dynamic_maps() -> Result<()> {
-    let (_namespace, mut kernel) = kernel("answers")?;
-    let mut fake = Fake::new();
-    let (exists, missing, invalid) = (Some(libc::EEXIST), Some(libc::ENOENT), Some(libc::EINVAL));
-    let ranges_of = |rows: &[(u32, u32)]| rows.iter().map(|(first, last)| range(*first, *last)).collect::<Vec<_>>();
-    let add_ranges = |rows: &[(u32, u32)]| add(&ranges(), ranges_of(rows));
-    let delete_ranges = |rows: &[(u32, u32)]| delete(&ranges(), ranges_of(rows));
-    let choices_of = |keys: std::ops::Range<u32>| keys.map(|n| choice(n, 9)).collect::<Vec<_>>();
-    let update = |map: Arc<Set>| {
-        let [key, data] = [Selector::SourceAddress, Selector::DestinationAddress].map(|selector| vec![selector]);
-        let statements = vec![Statement::Update { key, data, map, timeout: NonZeroU32::MIN }];
-        Op::AddRule(Rule { chain: name("c0"), statements, comment: None })
-    };
-    let plain_map = || set("small", &[Field::Address], Some(DataType::Value(vec![Field::Address])));
-    let named = |name: &str| set(name, &[Field::Address], Some(DataType::Value(vec![Field::Address])));
-    let until = |n: u32| Element { data: Data::Until(key(n)), ..choice(0, 0) };
+/// An operation or several, and the number of the error that both kernels answer with.
+type Case<'a> = (&'a str, Vec<Op>, Option<i32>);
 
-    let cases: Vec<(&str, Vec<Op>, Option<i32>)> = vec![
-        ("a range twice", vec![add_ranges(&[(0, 3), (0, 3)])], None),
-        ("ranges side by side", vec![add_ranges(&[(4, 7), (0, 3), (8, 8)])], None),
-        ("a client, then as a range of one", vec![add_ranges(&[(5, 5)]), add(&ranges(), vec![one_as_range(5)])], None),
-        ("a range that begins in another", vec![add_ranges(&[(0, 3), (3, 5)])], exists),
-        ("a range that ends in another", vec![add_ranges(&[(3, 5), (0, 3)])], exists),
-        ("a range that begins with another", vec![add_ranges(&[(0, 3), (0, 7)])], exists),
-        ("a range that ends with another", vec![add_ranges(&[(2, 3), (0, 3)])], exists),
-        ("a range within another", vec![add_ranges(&[(0, 7), (2, 3)])], exists),
-        ("a client within a range", vec![add_ranges(&[(0, 7), (7, 7)])], exists),
-        ("a range that ends before it begins", vec![add_ranges(&[(3, 0)])], invalid),
-        (
-            "a range replaced by one that overlaps",
-            vec![add_ranges(&[(0, 3)]), delete_ranges(&[(0, 3)]), add_ranges(&[(0, 7)])],
-            None,
-        ),
-        ("a range deleted", vec![add_ranges(&[(0, 3), (4, 4)]), delete_ranges(&[(4, 4), (0, 3)])], None),
-        ("a range deleted that is not there", vec![add_ranges(&[(0, 3)]), delete_ranges(&[(4, 7)])], missing),
-        (
-            "a range deleted that begins before the one there",
-            vec![add_ranges(&[(4, 7)]), delete_ranges(&[(0, 7)])],
-            missing,
-        ),
-        ("a range deleted twice", vec![add_ranges(&[(0, 3)]), delete_ranges(&[(0, 3), (0, 3)])], missing),
-        ("a range in a set of none", vec![add(&addresses(), vec![until(3)])], invalid),
-        ("a range deleted from a set of none", vec![delete(&addresses(), vec![until(3)])], invalid),
-        ("the set of ranges again", vec![Op::AddSet(ranges())], None),
-        (
-            "the set of ranges as one of none",
-            vec![Op::AddSet(Arc::new(Set { kind: SetKind::Exact, ..Set::clone(&ranges()) }))],
-            exists,
-        ),
-        ("as many elements as there may be", vec![add(&small(), choices_of(0..3))], None),
-        ("one more than there may be", vec![add(&small(), choices_of(0..4))], Some(libc::ENFILE)),
-        (
-            "one that is there, when there may be no more",
-            vec![add(&small(), choices_of(0..3)), add(&small(), choices_of(2..3))],
-            None,
-        ),
-        (
-            "one in the place of another, when there may be no more",
-            vec![add(&small(), choices_of(0..3)), delete(&small(), choices_of(0..1)), add(&small(), choices_of(3..4))],
-            None,
-        ),
-        ("a dynamic map again, larger", vec![Op::AddSet(sized(4))], None),
-        ("a dynamic map as a plain one", vec![Op::AddSet(plain_map())], exists),
-        ("an update of a dynamic map", vec![update(small())], None),
-        ("an update of a plain map", vec![Op::AddSet(named("plain")), update(named("plain"))], Some(libc::EOPNOTSUPP)),
-        ("an update of a map that is not there", vec![update(named("missing"))], missing),
-    ];
+fn both_say_the_same(label: &str, cases: Vec<Case<'_>>) -> Result<()> {
+    let (_namespace, mut kernel) = kernel(label)?;
+    let mut fake = Fake::new();
     for (what, ops, expected) in cases {
         assert_eq!(answer(&mut fake, &ops), expected, "{what}: the fake");
         assert_eq!(answer(&mut kernel, &ops), expected, "{what}: the kernel");
     }
     Ok(())
+}
+
+#[test]
+fn both_say_the_same_to_ranges() -> Result<()> {
+    let (exists, missing, invalid) = (Some(libc::EEXIST), Some(libc::ENOENT), Some(libc::EINVAL));
+    let ranges_of = |rows: &[(u32, u32)]| rows.iter().map(|(first, last)| range(*first, *last)).collect::<Vec<_>>();
+    let add_ranges = |rows: &[(u32, u32)]| add(&ranges(), ranges_of(rows));
+    let delete_ranges = |rows: &[(u32, u32)]| delete(&ranges(), ranges_of(rows));
+    let until = |n: u32| Element { data: Data::Until(key(n)), ..choice(0, 0) };
+    let one_as_range = Element { data: Data::Until(range(5, 5).key), ..range(5, 5) };
+    both_say_the_same(
+        "ranges",
+        vec![
+            ("a range twice", vec![add_ranges(&[(0, 3), (0, 3)])], None),
+            ("ranges side by side", vec![add_ranges(&[(4, 7), (0, 3), (8, 8)])], None),
+            ("a client, then as a range of one", vec![add_ranges(&[(5, 5)]), add(&ranges(), vec![one_as_range])], None),
+            ("a range that begins in another", vec![add_ranges(&[(0, 3), (3, 5)])], exists),
+            ("a range that ends in another", vec![add_ranges(&[(3, 5), (0, 3)])], exists),
+            ("a range that begins with another", vec![add_ranges(&[(0, 3), (0, 7)])], exists),
+            ("a range that ends with another", vec![add_ranges(&[(2, 3), (0, 3)])], exists),
+            ("a range within another", vec![add_ranges(&[(0, 7), (2, 3)])], exists),
+            ("a client within a range", vec![add_ranges(&[(0, 7), (7, 7)])], exists),
+            ("a range that ends before it begins", vec![add_ranges(&[(3, 0)])], invalid),
+            (
+                "a range replaced by one that overlaps",
+                vec![add_ranges(&[(0, 3)]), delete_ranges(&[(0, 3)]), add_ranges(&[(0, 7)])],
+                None,
+            ),
+            ("a range deleted", vec![add_ranges(&[(0, 3), (4, 4)]), delete_ranges(&[(4, 4), (0, 3)])], None),
+            ("a range deleted that is not there", vec![add_ranges(&[(0, 3)]), delete_ranges(&[(4, 7)])], missing),
+            (
+                "a range deleted that begins before the one there",
+                vec![add_ranges(&[(4, 7)]), delete_ranges(&[(0, 7)])],
+                missing,
+            ),
+            ("a range deleted twice", vec![add_ranges(&[(0, 3)]), delete_ranges(&[(0, 3), (0, 3)])], missing),
+            ("a range in a set of none", vec![add(&addresses(), vec![until(3)])], invalid),
+            ("a range deleted from a set of none", vec![delete(&addresses(), vec![until(3)])], invalid),
+            ("the set of ranges again", vec![Op::AddSet(ranges())], None),
+            (
+                "the set of ranges as one of none",
+                vec![Op::AddSet(Arc::new(Set { kind: SetKind::Exact, ..Set::clone(&ranges()) }))],
+                exists,
+            ),
+        ],
+    )
+}
+
+#[test]
+fn both_say_the_same_to_dynamic_maps() -> Result<()> {
+    let add_choices = |keys: Range<u32>| add(&small(), keys.map(|n| choice(n, 9)).collect());
+    let delete_choices = |keys: Range<u32>| delete(&small(), keys.map(|n| choice(n, 9)).collect());
+    let plain = |name: &str| set(name, &[Field::Address], Some(DataType::Value(vec![Field::Address])));
+    let update = |map: Arc<Set>| {
+        let [key, data] = [Selector::SourceAddress, Selector::DestinationAddress].map(|selector| vec![selector]);
+        let statements = vec![Statement::Update { key, data, map, timeout: NonZeroU32::MIN }];
+        Op::AddRule(Rule { chain: name("c0"), statements, comment: None })
+    };
+    both_say_the_same(
+        "dynamic",
+        vec![
+            ("as many elements as there may be", vec![add_choices(0..3)], None),
+            ("one more than there may be", vec![add_choices(0..4)], Some(libc::ENFILE)),
+            ("one that is there, when there may be no more", vec![add_choices(0..3), add_choices(2..3)], None),
+            (
+                "one in the place of another, when there may be no more",
+                vec![add_choices(0..3), delete_choices(0..1), add_choices(3..4)],
+                None,
+            ),
+            ("a dynamic map again, larger", vec![Op::AddSet(sized(4))], None),
+            ("a dynamic map as a plain one", vec![Op::AddSet(plain("small"))], Some(libc::EEXIST)),
+            ("an update of a dynamic map", vec![update(small())], None),
+            (
+                "an update of a plain map",
+                vec![Op::AddSet(plain("plain")), update(plain("plain"))],
+                Some(libc::EOPNOTSUPP),
+            ),
+            ("an update of a map that is not there", vec![update(plain("missing"))], Some(libc::ENOENT)),
+        ],
+    )
 }
 
 /// Where the kernel does something else than it was asked to, and nobody may rely on it: the fake refuses.
@@ -269,10 +288,4 @@ fn the_fake_is_stricter_with_ranges() -> Result<()> {
         assert!(listing.contains(left), "{what}: no {left} in {listing}");
     }
     Ok(())
-}
-
-/// A range that ends where it begins.
-fn one_as_range(n: u32) -> Element {
-    let element = range(n, n);
-    Element { data: Data::Until(element.key), ..element }
 }

@@ -173,11 +173,7 @@ impl FakeTable {
                 | Statement::Dnat { map: set, .. } => {
                     self.set(set)?;
                 }
-                Statement::Update { map, .. } => {
-                    if !matches!(self.set(map)?.set.kind, SetKind::Dynamic { .. }) {
-                        return Err(Errno::Unsupported);
-                    }
-                }
+                Statement::Update { map, .. } => self.check_dynamic(map)?,
                 Statement::Verdict(verdict) => self.check_target(verdict)?,
                 _ => {}
             }
@@ -205,6 +201,13 @@ impl FakeTable {
             self.check_target(verdict)?;
         }
         self.set(set)?.add(element)
+    }
+
+    fn check_dynamic(&mut self, map: &Set) -> Result<(), Errno> {
+        match self.set(map)?.set.kind {
+            SetKind::Dynamic { .. } => Ok(()),
+            SetKind::Exact | SetKind::Ranges => Err(Errno::Unsupported),
+        }
     }
 
     fn check_target(&self, verdict: &Verdict) -> Result<(), Errno> {
