@@ -14,9 +14,9 @@ use crate::{
 /// missing, in use or there already (net/netfilter/nf_tables_api.c). A test commits the same transactions to both.
 ///
 /// It is stricter with ranges ([`SetKind::Ranges`]), where the kernel does other things than asked (`nft_pipapo_insert` and
-/// `nft_pipapo_deactivate`, net/netfilter/nft_set_pipapo.c): it takes an element that encloses another, and deletes whatever
-/// element has the first key of the one to delete, wherever that ends. Before 6.19, or the fix's arrival in a stable kernel, it
-/// also drops an element that overlaps with another without a word, if their keys begin with the same four bytes.
+/// `nft_pipapo_deactivate`, net/netfilter/nft_set_pipapo.c): it takes an element that encloses another, and deletes any element
+/// that the first key of the one to delete is in. Older kernels, which compare four bytes of two keys only, also leave an
+/// element out without a word if it begins within another and both have the same address; 6.18.44 refuses it.
 #[derive(Clone, Debug, Default)]
 pub struct Fake {
     tables: BTreeMap<(Family, Name), FakeTable>,
@@ -173,11 +173,7 @@ impl FakeTable {
                 | Statement::Dnat { map: set, .. } => {
                     self.set(set)?;
                 }
-                Statement::Update { map, .. } => {
-                    if !matches!(self.set(map)?.set.kind, SetKind::Dynamic { .. }) {
-                        return Err(Errno::Unsupported);
-                    }
-                }
+                Statement::Update { map, .. } => self.check_dynamic(map)?,
                 Statement::Verdict(verdict) => self.check_target(verdict)?,
                 _ => {}
             }
@@ -205,6 +201,13 @@ impl FakeTable {
             self.check_target(verdict)?;
         }
         self.set(set)?.add(element)
+    }
+
+    fn check_dynamic(&mut self, map: &Set) -> Result<(), Errno> {
+        match self.set(map)?.set.kind {
+            SetKind::Dynamic { .. } => Ok(()),
+            SetKind::Exact | SetKind::Ranges => Err(Errno::Unsupported),
+        }
     }
 
     fn check_target(&self, verdict: &Verdict) -> Result<(), Errno> {
@@ -235,30 +238,25 @@ impl FakeSet {
         if !self.can_hold(element) {
             return Err(Errno::Invalid);
         }
-        if let Some(known) = self.elements.get(&element.key) {
-            return if is_same(known, element) { Ok(()) } else { Err(Errno::Exists) };
+        let last_before_end = self.elements.range(..=end(element)).next_back().map(|(_, known)| known);
+        match last_before_end.filter(|known| end(known) >= &element.key) {
+            Some(known) if self.is_same(known, element) => Ok(()),
+            Some(_) => Err(Errno::Exists),
+            None if self.is_full() => Err(Errno::Full),
+            None => {
+                self.elements.insert(element.key, element.clone());
+                Ok(())
+            }
         }
-        let last_before_end = self.elements.range(..=end(element)).next_back();
-        if last_before_end.is_some_and(|(_, other)| end(other) >= &element.key) {
-            return Err(Errno::Exists);
-        }
-        if matches!(self.set.kind, SetKind::Dynamic { size } if self.elements.len() >= size.get() as usize) {
-            return Err(Errno::Full);
-        }
-        self.elements.insert(element.key, element.clone());
-        Ok(())
     }
 
     fn delete(&mut self, element: &Element) -> Result<(), Errno> {
-        let is_range = matches!(element.data, Data::Until(_));
-        if is_range && self.set.kind != SetKind::Ranges {
+        if matches!(element.data, Data::Until(_)) && self.set.kind != SetKind::Ranges {
             return Err(Errno::Invalid);
         }
-        let known = self.elements.get(&element.key).ok_or(Errno::NoEntry)?;
-        if end(known) != end(element) {
-            return Err(Errno::NoEntry);
-        }
-        self.elements.remove(&element.key);
+        let known = self.elements.get(&element.key).filter(|known| end(known) == end(element));
+        let key = known.ok_or(Errno::NoEntry)?.key;
+        self.elements.remove(&key);
         Ok(())
     }
 
@@ -271,6 +269,15 @@ impl FakeSet {
             _ => false,
         }
     }
+
+    fn is_same(&self, known: &Element, element: &Element) -> bool {
+        let same_keys = known.key == element.key && end(known) == end(element);
+        same_keys && (self.set.data.is_none() || known.data == element.data)
+    }
+
+    fn is_full(&self) -> bool {
+        matches!(self.set.kind, SetKind::Dynamic { size } if self.elements.len() >= size.get() as usize)
+    }
 }
 
 /// The last key that an element matches.
@@ -279,11 +286,6 @@ const fn end(element: &Element) -> &Words {
         Data::Until(end) => end,
         _ => &element.key,
     }
-}
-
-/// Whether two elements of the same key are the same.
-fn is_same(one: &Element, other: &Element) -> bool {
-    end(one) == end(other) && (matches!(one.data, Data::None | Data::Until(_)) || one.data == other.data)
 }
 
 const fn target(verdict: &Verdict) -> Option<&Name> {

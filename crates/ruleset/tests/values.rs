@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ruleset::{
     Chain, ChainKind, Comment, CommitError, Comparison, Data, DataType, Element, Fake, Family, Field, Hook, HookPoint,
-    Kernel, Name, Op, Rule, Selector, Set, SetKind, Statement, Table, Transaction, Verdict, Words,
+    Interface, Kernel, Name, Op, Rule, Selector, Set, SetKind, Statement, Table, Transaction, Verdict, Words,
 };
 
 fn name(text: &str) -> Name {
@@ -25,6 +25,25 @@ fn frontends() -> Arc<Set> {
 fn endpoints() -> Arc<Set> {
     let key = vec![Field::Address, Field::Protocol, Field::Port, Field::Index];
     set("endpoints", key, Some(DataType::Value(vec![Field::Address, Field::Port])))
+}
+
+fn ranges() -> Arc<Set> {
+    let set = set("ranges", vec![Field::Protocol, Field::Port, Field::Address], None);
+    Arc::new(Set { kind: SetKind::Ranges, ..Set::clone(&set) })
+}
+
+fn choices() -> Arc<Set> {
+    let set = set("choices", vec![Field::Address], Some(DataType::Value(vec![Field::Address, Field::Port])));
+    let size = NonZeroU32::new(1000).unwrap();
+    Arc::new(Set { kind: SetKind::Dynamic { size }, comment: Some(Comment::new("x")), ..Set::clone(&set) })
+}
+
+fn client(address: &str) -> Words {
+    Words::build().protocol(6).port(80).address(address.parse().unwrap()).finish()
+}
+
+fn range(first: &str, last: &str) -> Element {
+    Element { key: client(first), data: Data::Until(client(last)), comment: None }
 }
 
 fn frontend(address: &str, port: u16) -> Words {
@@ -66,10 +85,30 @@ fn operations_print_as_nft_reads_them() {
             Op::AddSet(endpoints()),
             "add map ip t endpoints { typeof ip daddr . meta l4proto . th dport . numgen random mod 2 : ip daddr . th dport ; }",
         ),
+        (Op::AddSet(ranges()), "add set ip t ranges { type inet_proto . inet_service . ipv4_addr ; flags interval ; }"),
+        (
+            Op::AddSet(choices()),
+            r#"add map ip t choices { type ipv4_addr : ipv4_addr . inet_service ; size 1000 ; flags dynamic,timeout ; comment "x" ; }"#,
+        ),
         (Op::FlushSet(set("s", vec![Field::Address], None)), "flush set ip t s"),
         (
             Op::AddElements { set: frontends(), elements: vec![to_chain(frontend("10.0.0.1", 80), "c")] },
             "add element ip t frontends { 10.0.0.1 . tcp . 80 : goto c }",
+        ),
+        (
+            Op::AddElements {
+                set: ranges(),
+                elements: vec![
+                    range("192.0.2.0", "192.0.2.255"),
+                    range("192.0.2.0", "192.0.2.254"),
+                    range("192.0.2.1", "192.0.2.2"),
+                    range("192.0.2.2", "192.0.2.3"),
+                    range("192.0.2.7", "192.0.2.7"),
+                    range("0.0.0.0", "255.255.255.255"),
+                ],
+            },
+            "add element ip t ranges { tcp . 80 . 192.0.2.0/24, tcp . 80 . 192.0.2.0-192.0.2.254, \
+             tcp . 80 . 192.0.2.1-192.0.2.2, tcp . 80 . 192.0.2.2/31, tcp . 80 . 192.0.2.7, tcp . 80 . 0.0.0.0/0 }",
         ),
         (
             Op::AddElements {
@@ -89,6 +128,12 @@ fn statements_print_as_nft_reads_them() {
     let key = || vec![Selector::DestinationAddress, Selector::Protocol, Selector::DestinationPort];
     let random = Selector::Random(NonZeroU32::new(7).unwrap());
     let prefix = |text: &str| text.parse().unwrap();
+    let update = |timeout| Statement::Update {
+        key: vec![Selector::OriginalDestinationAddress],
+        data: vec![Selector::DestinationAddress, Selector::OriginalDestinationPort],
+        map: choices(),
+        timeout: NonZeroU32::new(timeout).unwrap(),
+    };
     let cases = [
         (
             Statement::Prefix {
@@ -105,6 +150,23 @@ fn statements_print_as_nft_reads_them() {
                 prefix: prefix("10.0.0.1/32"),
             },
             "ip daddr 10.0.0.1",
+        ),
+        (
+            Statement::InputInterface { comparison: Comparison::Is, interface: Interface::named("cni0").unwrap() },
+            r#"iifname "cni0""#,
+        ),
+        (
+            Statement::InputInterface {
+                comparison: Comparison::IsNot,
+                interface: Interface::prefixed("veth").unwrap(),
+            },
+            r#"iifname != "veth*""#,
+        ),
+        (Statement::NotInSet { key: key(), set: frontends() }, "ip daddr . meta l4proto . th dport != @frontends"),
+        (update(10_800), "update @choices { ct original ip daddr timeout 3h : ip daddr . ct original proto-dst }"),
+        (
+            update(93_784),
+            "update @choices { ct original ip daddr timeout 1d2h3m4s : ip daddr . ct original proto-dst }",
         ),
         (Statement::IsLocal(Selector::SourceAddress), "fib saddr type local"),
         (Statement::NewConnection, "ct state new"),
@@ -134,6 +196,43 @@ fn names_and_comments_fit_into_the_kernel() {
     let wide = Comment::new(&"é".repeat(100));
     assert_eq!(wide.as_str(), "é".repeat(64), "cut between characters");
     assert_eq!(Comment::new("line\n\"quoted\"").as_str(), "linequoted");
+}
+
+#[test]
+fn names_of_interfaces_fit_into_the_kernel() {
+    for bad in ["", &"n".repeat(16), "a b", "a/b", "a:b", "a*", "a\"", "a\\", "é"] {
+        assert!(Interface::named(bad).is_err() && Interface::prefixed(bad).is_err(), "{bad}");
+    }
+    let longest = "n".repeat(15);
+    assert_eq!(Interface::prefixed(&longest), Interface::named(&longest), "nothing longer can start like that");
+    assert!(Interface::prefixed(&longest[1..]).is_ok_and(|interface| interface.is_prefix()));
+}
+
+#[test]
+fn an_element_is_found_by_any_key_it_matches() {
+    let mut fake = world();
+    let elements = vec![
+        range("10.0.0.0", "10.0.0.255"),
+        Element { data: Data::None, ..range("10.0.1.0", "10.0.1.0") },
+        range("10.0.1.2", "10.0.1.3"),
+    ];
+    let ops = vec![Op::AddSet(ranges()), Op::AddElements { set: ranges(), elements }];
+    fake.commit(&transaction(ops)).unwrap();
+    let found = |text: &str| {
+        let element = fake.table(Family::Ip, &name("t")).unwrap().sets()["ranges"].get(&client(text));
+        element.map(|element| ranges().display_element(element, Family::Ip).to_string())
+    };
+    for (address, expected) in [
+        ("9.255.255.255", None),
+        ("10.0.0.0", Some("tcp . 80 . 10.0.0.0/24")),
+        ("10.0.0.255", Some("tcp . 80 . 10.0.0.0/24")),
+        ("10.0.1.0", Some("tcp . 80 . 10.0.1.0")),
+        ("10.0.1.1", None),
+        ("10.0.1.3", Some("tcp . 80 . 10.0.1.2/31")),
+        ("10.0.1.4", None),
+    ] {
+        assert_eq!(found(address).as_deref(), expected, "{address}");
+    }
 }
 
 /// A table with a chain, a base chain, and both maps.
