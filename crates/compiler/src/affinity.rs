@@ -16,6 +16,7 @@ use crate::Frontend;
 use crate::edit::Edit;
 use crate::frontend::{Scope, parse_address, parse_socket};
 use crate::layout::Layout;
+use crate::on_demand::OnDemand;
 use crate::port::View;
 use crate::sets::SetId;
 
@@ -23,9 +24,7 @@ use crate::sets::SetId;
 #[derive(Debug, Default)]
 pub(crate) struct Affinity {
     /// The timeouts in use, each with a set of frontends of its own. Nothing of affinity exists in the table before the first.
-    timeouts: BTreeSet<(Scope, NonZeroU32)>,
-    /// Those of them whose sets do not exist yet.
-    uncreated: BTreeSet<(Scope, NonZeroU32)>,
+    timeouts: OnDemand<(Scope, NonZeroU32)>,
     /// Frontends with affinity, and endpoints that a port of a Service has taken from them in the change at hand.
     left: BTreeSet<(Frontend, SocketAddr)>,
     /// Frontends and endpoints that do not belong together any more, and whether the last sweep has seen them.
@@ -50,9 +49,7 @@ impl Affinity {
         if before != after {
             before.into_iter().for_each(|timeout| edit.delete(SetId::Affinity(scope, timeout), frontend.key()));
             if let Some(timeout) = after {
-                if self.timeouts.insert((scope, timeout)) {
-                    self.uncreated.insert((scope, timeout));
-                }
+                self.timeouts.need((scope, timeout));
                 edit.add(SetId::Affinity(scope, timeout), only(frontend.key()));
             }
         }
@@ -90,10 +87,9 @@ impl Affinity {
 
     /// The operations that create what is in use and does not exist. `first` is whether nothing of affinity existed.
     pub(crate) fn take_created(&mut self, layout: &Layout) -> Vec<Op> {
-        let uncreated = std::mem::take(&mut self.uncreated);
-        let is_first = !uncreated.is_empty() && uncreated.len() == self.timeouts.len();
-        let common = if is_first { layout.create_affinity() } else { Vec::new() };
-        let own = uncreated.into_iter().flat_map(|(scope, timeout)| layout.create_timeout(scope, timeout));
+        let common = if self.timeouts.are_first() { layout.create_affinity() } else { Vec::new() };
+        let own = self.timeouts.take_uncreated().into_iter();
+        let own = own.flat_map(|(scope, timeout)| layout.create_timeout(scope, timeout));
         common.into_iter().chain(own).collect()
     }
 

@@ -5,6 +5,7 @@ mod program;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::num::NonZeroU8;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -19,6 +20,7 @@ use crate::counted::Counted;
 use crate::edit::Edit;
 use crate::flows::Flows;
 use crate::layout::Layout;
+use crate::on_demand::OnDemand;
 use crate::sets::SetId;
 use crate::{Conflict, FlowCheck, NodePorts, Options, name};
 
@@ -36,6 +38,8 @@ pub struct Compiler {
     hairpins: Counted<(IpAddr, Protocol, u16)>,
     chains: Chains,
     affinity: Affinity,
+    /// How long the prefixes of source ranges are.
+    source_lengths: OnDemand<NonZeroU8>,
     flows: Flows,
     /// Services that are treated as if they were not there.
     set_aside: BTreeSet<ServiceName>,
@@ -57,6 +61,7 @@ impl Compiler {
             hairpins: Counted::default(),
             chains: Chains::new(),
             affinity: Affinity::default(),
+            source_lengths: OnDemand::default(),
             flows: Flows::default(),
             set_aside: BTreeSet::new(),
             service_cidrs: None,
@@ -190,6 +195,7 @@ impl Compiler {
         let mut ops: Vec<_> =
             deletes.into_iter().map(|(id, elements)| Op::DeleteElements { set: set(id), elements }).collect();
         ops.extend(self.affinity.take_created(&self.layout));
+        ops.extend(self.source_lengths.take_uncreated().into_iter().flat_map(|bits| self.layout.create_sources(bits)));
         ops.extend(self.chains.take_created(&self.layout, &self.options));
         let service_cidrs = state.service_cidrs(self.options.family);
         if self.service_cidrs.as_ref() != Some(&service_cidrs) {

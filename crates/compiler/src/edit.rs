@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use ipnet::IpNet;
 use ruleset::{Data, Element, Words};
 
 use crate::Frontend;
@@ -19,24 +18,7 @@ pub(crate) struct Edit {
 impl Edit {
     /// Deletes the element with this key.
     pub(crate) fn delete(&mut self, set: SetId, key: Words) {
-        self.delete_element(set, Element { key, data: Data::None, comment: None });
-    }
-
-    /// Replaces ranges of clients who may connect to a frontend.
-    pub(crate) fn replace_ranges(&mut self, frontend: Frontend, old: &[IpNet], new: &[IpNet]) {
-        let element = |range: &IpNet| {
-            let (key, last) = frontend.range_key(*range);
-            Element { key, data: Data::Until(last), comment: None }
-        };
-        let without = |these: &'_ [IpNet], others: &[IpNet]| {
-            these.iter().filter(|range| !others.contains(range)).map(element).collect::<Vec<_>>()
-        };
-        without(old, new).into_iter().for_each(|range| self.delete_element(SetId::SourceRanges, range));
-        without(new, old).into_iter().for_each(|range| self.add(SetId::SourceRanges, range));
-    }
-
-    fn delete_element(&mut self, set: SetId, element: Element) {
-        self.deletes.entry(set).or_default().push(element);
+        self.deletes.entry(set).or_default().push(Element { key, data: Data::None, comment: None });
     }
 
     /// Adds an element.

@@ -77,10 +77,9 @@ impl Frontend {
         self.words().address(endpoint.ip()).port(endpoint.port()).finish()
     }
 
-    /// Its key together with a range of clients: the first and the last.
-    pub(crate) fn range_key(self, clients: IpNet) -> (Words, Words) {
-        let key = |client| self.words().address(client).finish();
-        (key(clients.network()), key(clients.broadcast()))
+    /// Its key together with a range of clients.
+    pub(crate) fn source_key(self, clients: IpNet) -> Words {
+        self.words().address(clients.network()).finish()
     }
 
     fn words(self) -> WordsBuilder {

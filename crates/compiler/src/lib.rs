@@ -14,6 +14,7 @@ mod flows;
 mod frontend;
 mod layout;
 mod lb;
+mod on_demand;
 mod options;
 mod port;
 mod sets;

@@ -29,7 +29,7 @@ pub(crate) struct PortRules {
     pub(crate) affinity: Option<NonZeroU32>,
     /// Frontends that only clients from `sources` may connect to.
     pub(crate) restricted: BTreeSet<Frontend>,
-    /// In order; none of them overlap.
+    /// In order; none is within another. None of them is everything.
     pub(crate) sources: Vec<IpNet>,
 }
 
@@ -241,7 +241,6 @@ fn sources(service: &Service, options: &Options) -> Vec<IpNet> {
     if options.node_address.is_some_and(|node| ranges.iter().any(|range| range.contains(&node))) {
         ranges.extend(service.load_balancer_ips.iter().copied().filter(of_family).map(IpNet::from));
     }
-    // Ranges that overlap would be refused by the kernel.
     IpNet::aggregate(&ranges)
 }
 

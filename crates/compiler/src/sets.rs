@@ -1,6 +1,6 @@
 //! The sets and maps of a table.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU8, NonZeroU32};
 
 use ruleset::{Comment, DataType, Field, Set, SetKind};
 
@@ -22,8 +22,6 @@ pub(crate) enum SetId {
     Hairpins,
     /// Frontends that not everyone may connect to.
     Restricted,
-    /// Who may, for each.
-    SourceRanges,
     /// A map keyed by frontends of one kind.
     Frontends(Scope, Role),
     /// ClusterIP frontends with so many endpoints, with or without affinity, where that is a common case.
@@ -34,6 +32,8 @@ pub(crate) enum SetId {
     Gone(Scope),
     /// Frontends whose clients are remembered for so many seconds.
     Affinity(Scope, NonZeroU32),
+    /// Who may connect to restricted frontends: those whose addresses begin with so many bits.
+    Sources(NonZeroU8),
 }
 
 /// What a map keyed by frontends is for.
@@ -57,7 +57,7 @@ impl SetId {
     /// Every set that is there from the start, in order.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         let roles = |scope| Role::ALL.map(|role| Self::Frontends(scope, role));
-        [Self::ClusterIps, Self::NodePortIps, Self::Hairpins, Self::Restricted, Self::SourceRanges]
+        [Self::ClusterIps, Self::NodePortIps, Self::Hairpins, Self::Restricted]
             .into_iter()
             .chain(Scope::ALL.into_iter().flat_map(roles))
     }
@@ -69,7 +69,6 @@ impl SetId {
             key: self.key(),
             data: self.data(),
             kind: match self {
-                Self::SourceRanges => SetKind::Ranges,
                 Self::Choices => SetKind::Dynamic { size: MAX_CHOICES },
                 _ => SetKind::Exact,
             },
@@ -83,7 +82,6 @@ impl SetId {
             Self::NodePortIps => "nodeport-ips".to_owned(),
             Self::Hairpins => "hairpin-connections".to_owned(),
             Self::Restricted => "firewall-ips".to_owned(),
-            Self::SourceRanges => "source-ranges".to_owned(),
             Self::Frontends(scope, role) => frontend_map(scope, role).0.to_owned(),
             Self::Common { affinity: false, endpoints } => format!("service-ips-{endpoints}"),
             Self::Common { affinity: true, endpoints } => format!("service-ips-affinity-{endpoints}"),
@@ -92,6 +90,7 @@ impl SetId {
             Self::Gone(Scope::NodePort) => "affinity-gone-nodeports".to_owned(),
             Self::Affinity(Scope::Address, timeout) => format!("affinity-ips-{timeout}"),
             Self::Affinity(Scope::NodePort, timeout) => format!("affinity-nodeports-{timeout}"),
+            Self::Sources(bits) => format!("source-ranges-{bits}"),
         }
     }
 
@@ -101,7 +100,7 @@ impl SetId {
             Self::ClusterIps | Self::NodePortIps => vec![Address],
             Self::Hairpins => vec![Address, Address, Protocol, Port],
             Self::Restricted | Self::Common { .. } => Scope::Address.fields(),
-            Self::SourceRanges => vec![Address, Protocol, Port, Address],
+            Self::Sources(_) => vec![Address, Protocol, Port, Address],
             Self::Frontends(scope, Role::Endpoints | Role::LocalEndpoints) => [scope.fields(), vec![Index]].concat(),
             Self::Frontends(scope, _) | Self::Affinity(scope, _) => scope.fields(),
             Self::Choices => vec![Address, Address, Protocol, Port],
@@ -125,12 +124,12 @@ impl SetId {
             Self::NodePortIps => "IPs that accept NodePort traffic",
             Self::Hairpins => "service hairpin connections",
             Self::Restricted => "destinations that are subject to LoadBalancerSourceRanges",
-            Self::SourceRanges => "who may connect to them",
             Self::Frontends(scope, role) => frontend_map(scope, role).1,
             Self::Common { endpoints, .. } => return format!("ClusterIP traffic, number of endpoints: {endpoints}"),
             Self::Choices => "where clients of services with session affinity were sent",
             Self::Gone(_) => "endpoints that left services with session affinity just now",
             Self::Affinity(_, timeout) => return format!("session affinity for {timeout} s"),
+            Self::Sources(bits) => return format!("LoadBalancerSourceRanges with prefixes of {bits} bits"),
         };
         fixed.to_owned()
     }

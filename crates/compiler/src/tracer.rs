@@ -165,6 +165,7 @@ impl<'a> Tracer<'a> {
                         return ends;
                     }
                     Step::Stop(end) => return [ends, vec![end]].concat(),
+                    Step::Branch(Verdict::Accept) => return [ends, vec![End::Accepted(flow)]].concat(),
                     Step::Branch(Verdict::Drop) => return [ends, vec![End::Stopped(Fate::Dropped)]].concat(),
                     Step::Branch(Verdict::Goto(target)) => return [ends, self.chain(&target, flow)].concat(),
                     Step::Branch(Verdict::Jump(target)) => {
@@ -282,6 +283,9 @@ impl Flow {
         let packet = &self.packet;
         let add = |words: ruleset::WordsBuilder, selector: &Selector| match selector {
             Selector::SourceAddress => words.address(packet.source),
+            Selector::SourceNetwork(bits) => {
+                words.address(IpNet::new(packet.source, bits.get()).map_or(packet.source, |net| net.network()))
+            }
             Selector::DestinationAddress => words.address(packet.destination),
             Selector::Protocol => words.protocol(packet.protocol.number()),
             Selector::DestinationPort => words.port(packet.port),

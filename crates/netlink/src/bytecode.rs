@@ -1,7 +1,7 @@
 //! Statements as expressions of the kernel's virtual machine, exactly as `nft` compiles them.
 
 use std::net::IpAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU8, NonZeroU32};
 
 use ipnet::IpNet;
 use nftnl::nftnl_sys::{self as sys, libc};
@@ -190,6 +190,9 @@ fn load_all(selectors: &[Selector], start: u32, family: Family) -> Result<(Vec<E
     let mut expressions = Vec::new();
     for selector in selectors {
         expressions.push(load(*selector, Register::at(words), family));
+        if let Selector::SourceNetwork(bits) = selector {
+            expressions.push(keep_bits(*bits, Register::at(words), family)?);
+        }
         words += (field(*selector).padded_len(family) / 4) as u32;
     }
     if words > Register::COUNT {
@@ -198,10 +201,23 @@ fn load_all(selectors: &[Selector], start: u32, family: Family) -> Result<(Vec<E
     Ok((expressions, words))
 }
 
+/// Keeps so many of the first bits of an address, and makes the others zeros.
+fn keep_bits(bits: NonZeroU8, register: Register, family: Family) -> Result<Expr, Senseless> {
+    let (any, all) = match family {
+        Family::Ip => (IpAddr::from([0; 4]), 4),
+        Family::Ip6 => (IpAddr::from([0; 16]), 16),
+    };
+    let prefix = IpNet::new(any, bits.get()).map_err(|_| "an address has fewer bits than are to be kept")?;
+    Ok(combine_in(register, all, Value::address(prefix.netmask(), all), Value::address(any, all)))
+}
+
 /// The kind of value that a selector gives.
 const fn field(selector: Selector) -> Field {
     match selector {
-        Selector::SourceAddress | Selector::DestinationAddress | Selector::OriginalDestinationAddress => Field::Address,
+        Selector::SourceAddress
+        | Selector::SourceNetwork(_)
+        | Selector::DestinationAddress
+        | Selector::OriginalDestinationAddress => Field::Address,
         Selector::Protocol => Field::Protocol,
         Selector::DestinationPort | Selector::OriginalDestinationPort => Field::Port,
         Selector::Random(_) => Field::Index,
@@ -210,7 +226,7 @@ const fn field(selector: Selector) -> Field {
 
 fn load(selector: Selector, register: Register, family: Family) -> Expr {
     match selector {
-        Selector::SourceAddress | Selector::DestinationAddress => {
+        Selector::SourceAddress | Selector::SourceNetwork(_) | Selector::DestinationAddress => {
             let (base, offset) = (libc::NFT_PAYLOAD_NETWORK_HEADER, address_offset(selector, family));
             load_payload(base, offset, family.address_len(), register)
         }
@@ -282,11 +298,15 @@ fn compare(comparison: Comparison, with: Value) -> Expr {
         .with(sys::NFTNL_EXPR_CMP_DATA, with)
 }
 
-/// `register = (register & and) ^ xor`, of so many bytes.
+/// `register = (register & and) ^ xor`, of so many bytes of the first register.
 fn combine(bytes: usize, and: Value, xor: Value) -> Expr {
+    combine_in(Register::FIRST, bytes, and, xor)
+}
+
+fn combine_in(register: Register, bytes: usize, and: Value, xor: Value) -> Expr {
     Expr::new(c"bitwise")
-        .with(sys::NFTNL_EXPR_BITWISE_SREG, Register::FIRST)
-        .with(sys::NFTNL_EXPR_BITWISE_DREG, Register::FIRST)
+        .with(sys::NFTNL_EXPR_BITWISE_SREG, register)
+        .with(sys::NFTNL_EXPR_BITWISE_DREG, register)
         .with(sys::NFTNL_EXPR_BITWISE_LEN, bytes as u32)
         .with(sys::NFTNL_EXPR_BITWISE_MASK, and)
         .with(sys::NFTNL_EXPR_BITWISE_XOR, xor)
@@ -326,6 +346,7 @@ fn decide(verdict: &Verdict) -> Expr {
 /// The kernel's number for a verdict, and the chain that belongs to it.
 pub(crate) const fn verdict_code(verdict: &Verdict) -> (i32, Option<&Name>) {
     match verdict {
+        Verdict::Accept => (libc::NF_ACCEPT, None),
         Verdict::Drop => (libc::NF_DROP, None),
         Verdict::Goto(chain) => (libc::NFT_GOTO, Some(chain)),
         Verdict::Jump(chain) => (libc::NFT_JUMP, Some(chain)),

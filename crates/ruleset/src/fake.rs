@@ -291,7 +291,7 @@ const fn end(element: &Element) -> &Words {
 const fn target(verdict: &Verdict) -> Option<&Name> {
     match verdict {
         Verdict::Goto(chain) | Verdict::Jump(chain) => Some(chain),
-        Verdict::Drop => None,
+        Verdict::Accept | Verdict::Drop => None,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Objects and operations in the syntax of `nft`: what an administrator would type, and what error messages say.
 
 use std::fmt::{self, Display, Formatter};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU8;
 
 use crate::{
     Chain, ChainKind, Comment, Comparison, Data, DataType, Element, Family, Field, HookPoint, Op, Rule, Selector, Set,
@@ -140,6 +141,7 @@ impl Selector {
     fn text(self, family: Family) -> String {
         match self {
             Self::SourceAddress => format!("{family} saddr"),
+            Self::SourceNetwork(bits) => format!("{family} saddr & {}", mask(family, bits)),
             Self::DestinationAddress => format!("{family} daddr"),
             Self::Protocol => "meta l4proto".to_owned(),
             Self::DestinationPort => "th dport".to_owned(),
@@ -162,6 +164,7 @@ impl Display for Family {
 impl Display for Verdict {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Accept => f.write_str("accept"),
             Self::Drop => f.write_str("drop"),
             Self::Goto(chain) => write!(f, "goto {chain}"),
             Self::Jump(chain) => write!(f, "jump {chain}"),
@@ -351,5 +354,14 @@ struct Printed<F>(F);
 impl<F: Fn(&mut Formatter<'_>) -> fmt::Result> Display for Printed<F> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         (self.0)(f)
+    }
+}
+
+/// An address whose first so many bits are ones.
+fn mask(family: Family, bits: NonZeroU8) -> IpAddr {
+    let shift = |width: u32| width.saturating_sub(u32::from(bits.get()));
+    match family {
+        Family::Ip => IpAddr::V4(Ipv4Addr::from_bits(u32::MAX.checked_shl(shift(32)).unwrap_or_default())),
+        Family::Ip6 => IpAddr::V6(Ipv6Addr::from_bits(u128::MAX.checked_shl(shift(128)).unwrap_or_default())),
     }
 }

@@ -3,7 +3,7 @@
 //! A statement corresponds to one of `nft`'s. The `netlink` crate turns each into the kernel's expressions, the packet tracer
 //! of `compiler` executes them.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU8, NonZeroU32};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -13,6 +13,8 @@ use crate::{Name, Set};
 /// What happens to a packet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {
+    /// No other rule of this hook's chain is asked.
+    Accept,
     /// It is dropped.
     Drop,
     /// It goes on in another chain and does not come back.
@@ -26,6 +28,8 @@ pub enum Verdict {
 pub enum Selector {
     /// `ip saddr`.
     SourceAddress,
+    /// `ip saddr & MASK`: so many of the first bits of `ip saddr`, and zeros.
+    SourceNetwork(NonZeroU8),
     /// `ip daddr`.
     DestinationAddress,
     /// `meta l4proto`.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU8;
 
 use ipnet::IpNet;
 use model::{PortEndpoint, Protocol, Service, ServiceName, ServicePortName, State, select};
@@ -132,7 +133,7 @@ impl Compiler {
         edit.replace_endpoints(id(Role::Endpoints), frontend, old.cluster, new.cluster);
         edit.replace_endpoints(id(Role::LocalEndpoints), frontend, old.local, new.local);
         self.affinity.replace(frontend, &old, &new, edit);
-        replace_sources(frontend, old.sources, new.sources, edit);
+        self.replace_sources(frontend, old.sources, new.sources, edit);
         for ((role, from), (_, to)) in old.targets().into_iter().zip(new.targets()) {
             if from == to {
                 continue;
@@ -147,6 +148,30 @@ impl Compiler {
                 let (set, data) =
                     self.common_set(role, to).map_or((id(role), Data::Verdict(verdict)), |set| (set, Data::None));
                 edit.add(set, Element { key: frontend.key(), data, comment });
+            }
+        }
+    }
+
+    /// Replaces who may connect to a frontend.
+    fn replace_sources(&mut self, frontend: Frontend, old: Option<&[IpNet]>, new: Option<&[IpNet]>, edit: &mut Edit) {
+        if old.is_some() != new.is_some() {
+            let key = |sources: Option<&[IpNet]>| sources.map(|_| frontend.key());
+            edit.replace_keys(SetId::Restricted, key(old).into_iter(), key(new).into_iter());
+        }
+        let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
+        for range in old.iter().filter(|range| !new.contains(range)) {
+            if let Some(bits) = NonZeroU8::new(range.prefix_len()) {
+                edit.delete(SetId::Sources(bits), frontend.source_key(*range));
+            }
+        }
+        for range in new.iter().filter(|range| !old.contains(range)) {
+            if let Some(bits) = NonZeroU8::new(range.prefix_len()) {
+                self.source_lengths.need(bits);
+                edit.replace_keys(
+                    SetId::Sources(bits),
+                    std::iter::empty(),
+                    std::iter::once(frontend.source_key(*range)),
+                );
             }
         }
     }
@@ -181,15 +206,6 @@ impl Compiler {
         edit.replace_keys(SetId::NodePortIps, went, came);
         self.node_port_addresses.clone_from(wanted);
     }
-}
-
-/// Replaces who may connect to a frontend.
-fn replace_sources(frontend: Frontend, old: Option<&[IpNet]>, new: Option<&[IpNet]>, edit: &mut Edit) {
-    let key = |sources: Option<&[IpNet]>| sources.map(|_| frontend.key());
-    if old.is_some() != new.is_some() {
-        edit.replace_keys(SetId::Restricted, key(old).into_iter(), key(new).into_iter());
-    }
-    edit.replace_ranges(frontend, old.unwrap_or_default(), new.unwrap_or_default());
 }
 
 impl Port {

@@ -76,7 +76,9 @@ filter-output: ct state new jump cluster-ips-check
 filter-output: ct state new ct status dnat jump affinity-check
 filter-output-pre-dnat: ct state new jump firewall-check
 filter-prerouting-pre-dnat: ct state new jump firewall-check
-firewall-check: ip daddr . meta l4proto . th dport @firewall-ips ip daddr . meta l4proto . th dport . ip saddr != @source-ranges drop
+firewall-check: ip daddr . meta l4proto . th dport @firewall-ips goto firewall-sources
+firewall-sources: jump source-ranges-check
+firewall-sources: drop
 lb-1: dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints
 masquerading: meta mark & 0x00004000 != 0x00000000 meta mark set meta mark ^ 0x00004000 masquerade fully-random
 masquerading: ct status dnat ip saddr . ip daddr . meta l4proto . th dport @hairpin-connections masquerade fully-random
