@@ -12,9 +12,11 @@ mod attributes;
 mod batch;
 mod bytecode;
 mod committer;
+mod conntrack;
 mod elements;
 mod encode;
 mod expression;
+mod message;
 mod nf_tables;
 mod outcome;
 mod reply;
@@ -23,4 +25,5 @@ mod socket;
 mod uapi;
 
 pub use committer::{Committer, Reply};
+pub use conntrack::{Conntrack, ConntrackError, Flow, Flows, Tally, Tuple};
 pub use nf_tables::{NfTables, OpenError};

@@ -7,8 +7,9 @@ use nftnl::FinalizedBatch;
 use ruleset::{CommitError, CommitReport, Kernel, Transaction};
 
 use crate::encode::{Encoded, encode};
+use crate::message::Malformed;
 use crate::outcome::{Answers, judge, refused};
-use crate::reply::{Malformed, decode};
+use crate::reply::decode;
 use crate::socket::{ReceiveBuffer, Socket};
 
 /// The kernel's nf_tables, in the network namespace of the thread that opened it.

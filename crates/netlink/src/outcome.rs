@@ -5,7 +5,8 @@ use std::io;
 use ruleset::{CommitError, Rejection, Transaction};
 
 use crate::encode::{Contents, Part, elements};
-use crate::reply::{MESSAGE_HEADER, Reply};
+use crate::message::MESSAGE_HEADER;
+use crate::reply::Reply;
 
 /// All that the kernel answered to a batch.
 #[derive(Debug, Default)]
