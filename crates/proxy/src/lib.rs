@@ -6,6 +6,7 @@
 
 mod conflicts;
 mod flags;
+mod flows;
 mod http;
 mod node;
 mod pacer;

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::flags::Flags;
+use crate::flows;
 use crate::http::{Server, health_routes, metrics_routes};
 use crate::node::{self, Follower, NodeAddresses, NodeFacts, PortAddresses};
 use crate::pacer::Pacer;
@@ -111,6 +112,7 @@ fn tables(
     let node_cidrs = facts.node.as_ref().map_or(&[][..], |node| &node.pod_cidrs);
     let pods = pods::detection(&config.local_traffic, node_cidrs, addresses.primary, families)?;
     let mark = Mark::from_bit(config.masquerade.bit.number()).context("masqueradeBit is above 31")?;
+    let flows = flows::start(telemetry.metrics.clone())?;
     let table = |family: &Family| {
         let compiler = Compiler::new(Options {
             family: *family,
@@ -122,7 +124,11 @@ fn tables(
         });
         let committer = Committer::spawn(NfTables::open()?).context("cannot start the thread that commits")?;
         let pacer = Pacer::new(Instant::now(), config.min_sync_period, config.sync_period);
-        Ok(Table::new(compiler, committer, pacer, telemetry.clone()))
+        let table = Table::new(compiler, committer, pacer, telemetry.clone());
+        Ok(match &flows {
+            Some(flows) => table.with_flows(flows.clone()),
+            None => table,
+        })
     };
     families.iter().map(table).collect()
 }

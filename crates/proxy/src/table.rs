@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::conflicts::Conflicts;
+use crate::flows::CheckFlows;
 use crate::pacer::Pacer;
 use crate::syncer::Telemetry;
 
@@ -51,6 +52,8 @@ pub(crate) struct Table {
     committer: Box<dyn Commit>,
     pacer: Pacer,
     telemetry: Telemetry,
+    /// Who looks after the flows of what changed, if anyone does.
+    flows: Option<Box<dyn CheckFlows>>,
     conflicts: Conflicts,
     /// What changed since the last sync began.
     waiting: BTreeSet<ServiceName>,
@@ -92,6 +95,7 @@ impl Table {
             committer: Box::new(committer),
             pacer,
             telemetry,
+            flows: None,
             conflicts: Conflicts::default(),
             waiting: BTreeSet::new(),
             triggered: Vec::new(),
@@ -101,6 +105,12 @@ impl Table {
             running: None,
             node_ports: None,
         }
+    }
+
+    /// Has flows checked after each sync.
+    #[must_use]
+    pub(crate) fn with_flows(self, flows: impl CheckFlows + 'static) -> Self {
+        Self { flows: Some(Box::new(flows)), ..self }
     }
 
     pub(crate) const fn family(&self) -> Family {
@@ -229,6 +239,11 @@ impl Table {
 
     fn synced(&mut self, kind: SyncKind, elapsed: Duration, triggered: &[SystemTime]) {
         let (family, wall) = (self.family(), SystemTime::now());
+        // Now that the kernel has the rules by which flows that are deleted begin anew.
+        let checks = self.compiler.take_flow_checks();
+        if let Some(flows) = &self.flows {
+            flows.check(family, checks);
+        }
         let Telemetry { metrics, health } = &self.telemetry;
         metrics.synced(family, kind, elapsed, wall);
         for time in triggered {
