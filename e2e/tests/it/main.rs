@@ -11,4 +11,5 @@ mod frontends;
 mod policies;
 mod restarts;
 mod source_ranges;
+mod udp;
 mod world;
