@@ -1,4 +1,4 @@
-//! Commits transactions to the kernel's nf_tables through libnftnl and libmnl.
+//! Commits transactions to the kernel's nf_tables through libnftnl and libmnl, and looks after its connections.
 //!
 //! [`NfTables`] is the kernel as a [`ruleset::Kernel`]: it turns a transaction into one batch of messages, sends them with
 //! one system call, and reads what the kernel says about each. [`Committer`] runs it on a thread of its own, because the
@@ -7,6 +7,8 @@
 //! Tables, chains and rules are libnftnl's objects. Sets and their elements, which the `nftnl` crate has no complete types
 //! for, and of which there may be hundreds of thousands, are written straight into the batch. Everything is written the way
 //! `nft` itself would, so that administrators can read the result with any `nft` (`tests/bytecode.rs` compares).
+//!
+//! [`Conntrack`] lists the connections that the kernel tracks, however many there are, and deletes those it is told to.
 
 mod attributes;
 mod batch;
