@@ -258,7 +258,7 @@ fn address_offset(selector: Selector, family: Family) -> u32 {
         Family::Ip6 => 8,
     };
     match selector {
-        Selector::SourceAddress => source,
+        Selector::SourceAddress | Selector::SourceNetwork(_) => source,
         _ => source + family.address_len() as u32,
     }
 }
