@@ -78,7 +78,7 @@ fn unallocated_cluster_ips_are_dropped_as_soon_as_their_range_is_known() {
     let nobody = |family| Destination::tcp(cluster_ip(family, 77), 80);
     for family in Family::ALL {
         let address = cluster_ip(family, 77);
-        world.cluster.client.ip(&format!("address add {address} dev lo")).unwrap();
+        world.cluster.client.add_address("lo", &address.to_string()).unwrap();
         world.check([case("it is not known yet", world.pod(), nobody(family), Refused)]);
     }
     let cidrs = objects::service_cidr("kubernetes", &["10.96.0.0/16", "fd00:10:96::/112"]);
