@@ -65,8 +65,6 @@ pub(crate) struct Table {
     failing: bool,
     sweep_at: Option<Instant>,
     running: Option<Running>,
-    /// Which addresses take NodePort traffic from the next sync on, if that has changed.
-    node_ports: Option<NodePorts>,
 }
 
 /// A transaction on its way.
@@ -103,7 +101,6 @@ impl Table {
             failing: false,
             sweep_at: None,
             running: None,
-            node_ports: None,
         }
     }
 
@@ -139,7 +136,7 @@ impl Table {
 
     /// Has the next sync change which of the node's addresses take NodePort traffic. Does not ask for one.
     pub(crate) fn set_node_ports(&mut self, node_ports: NodePorts) {
-        self.node_ports = Some(node_ports);
+        self.compiler.set_node_ports(node_ports);
     }
 
     /// Starts a sync or a sweep if it is time for one.

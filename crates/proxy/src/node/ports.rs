@@ -138,3 +138,87 @@ async fn heard(monitor: &mut Option<AddressMonitor>) {
     }
     std::future::pending().await
 }
+
+#[cfg(test)]
+mod tests {
+    use config::Config;
+    use testing::netns::Namespace;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn only(list: &[&str]) -> NodePorts {
+        NodePorts::Only(list.iter().map(|ip| ip.parse().unwrap()).collect())
+    }
+
+    /// Follows the interfaces of a namespace; `steps` run in it, one after the other, and lead to these addresses.
+    fn follow(wanted: &NodePortAddresses, node: &str, steps: &[(&str, NodePorts)]) {
+        let namespace = Namespace::new("node").unwrap();
+        namespace.ip("link add eth0 type veth peer name eth1").unwrap();
+        namespace.run(|| {
+            // Its threads belong to the namespace.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let node = NodeAddresses::new(&[node.parse().unwrap()], &Config::default());
+                let ports = PortAddresses::new(wanted, node, &Family::ALL, &interface_addresses().unwrap());
+                assert_eq!(*ports.get(Family::V4), only(&[]));
+                let (_addresses, addresses) = watch::channel(node);
+                let (sender, mut changed) = mpsc::channel(1);
+                let following = tokio::spawn(ports.follow(addresses, sender));
+                for (step, wanted) in steps {
+                    namespace.ip(step).unwrap();
+                    let (family, new) = timeout(PATIENCE, changed.recv()).await.expect(step).unwrap();
+                    assert_eq!((family, &new), (Family::V4, wanted), "{step}");
+                }
+                drop(changed);
+                timeout(PATIENCE, following).await.expect("nobody listens").unwrap();
+            });
+        });
+    }
+
+    #[test]
+    fn prefixes_take_in_whatever_address_comes() {
+        let wanted = NodePortAddresses::Cidrs(["192.0.2.0/24", "127.0.0.0/8"].map(|net| net.parse().unwrap()).to_vec());
+        follow(
+            &wanted,
+            "198.51.100.1",
+            &[
+                ("address add 192.0.2.7/32 dev lo", only(&["192.0.2.7"])),
+                ("address add 192.0.2.10/24 dev eth0", only(&["192.0.2.7", "192.0.2.10"])),
+                ("address del 192.0.2.7/32 dev lo", only(&["192.0.2.10"])),
+                ("link del eth0", only(&[])),
+            ],
+        );
+    }
+
+    #[test]
+    fn the_primary_address_may_come_late() {
+        let steps = [("address add 192.0.2.7/32 dev lo", only(&["192.0.2.7"]))];
+        follow(&NodePortAddresses::Primary, "192.0.2.7", &steps);
+    }
+
+    #[tokio::test]
+    async fn where_all_addresses_count_there_is_nothing_to_follow() {
+        let node = NodeAddresses::new(&[], &Config::default());
+        let ports = PortAddresses::new(&NodePortAddresses::Any, node, &Family::ALL, &[]);
+        let ((_addresses, addresses), (sender, _changed)) = (watch::channel(node), mpsc::channel(1));
+        timeout(PATIENCE, ports.follow(addresses, sender)).await.expect("it ends at once");
+    }
+
+    #[test]
+    fn another_primary_address_is_used_and_none_changes_nothing() {
+        let ips = |list: &[&str]| list.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
+        let local = ips(&["192.0.2.10", "192.0.2.11"]);
+        let node = |list: &[&str]| NodeAddresses::new(&ips(list), &Config::default());
+        let mut ports = PortAddresses::new(&NodePortAddresses::Primary, node(&["192.0.2.10"]), &Family::ALL, &local);
+        assert_eq!(ports.refresh(&local), []);
+        ports.node = node(&["192.0.2.11"]);
+        assert_eq!(ports.refresh(&local), [(Family::V4, only(&["192.0.2.11"]))]);
+        ports.node = node(&[]);
+        assert_eq!(ports.refresh(&local), []);
+        ports.node = node(&["192.0.2.11", "2001:db8::1"]);
+        assert_eq!(ports.refresh(&local), [], "IPv6 was open to all at the start, and stays so");
+    }
+}

@@ -102,3 +102,77 @@ fn known(status: &mut watch::Receiver<NodeStatus>) -> Option<Node> {
         NodeStatus::Unknown | NodeStatus::Missing => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use model::PerFamily;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    const CLUSTER_CIDR: LocalTraffic = LocalTraffic::ClusterCidr(PerFamily { v4: None, v6: None });
+
+    fn node(addresses: &[&str], pod_cidrs: &[&str]) -> NodeStatus {
+        NodeStatus::Known(Node {
+            name: "here".into(),
+            addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
+            pod_cidrs: pod_cidrs.iter().map(|prefix| prefix.parse().unwrap()).collect(),
+            zone: None,
+            is_leaving: false,
+        })
+    }
+
+    /// What comes of these statuses, each so many seconds after the one before, and after how many seconds.
+    async fn started(traffic: LocalTraffic, statuses: Vec<(u64, NodeStatus)>) -> (Result<NodeFacts>, u64) {
+        let (sender, mut receiver) = watch::channel(NodeStatus::Unknown);
+        let start = Instant::now();
+        let waiting = tokio::spawn(async move { wait("here".into(), &mut receiver, &traffic).await });
+        for (seconds, status) in statuses {
+            sleep(Duration::from_secs(seconds)).await;
+            sender.send_replace(status);
+        }
+        let facts = waiting.await.unwrap();
+        (facts, start.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_nothing_is_waited_for_without_limit() {
+        let (facts, seconds) = started(CLUSTER_CIDR, vec![(86_400, node(&["192.0.2.1"], &[]))]).await;
+        let facts = facts.unwrap();
+        assert_eq!((seconds, facts.eligible, facts.addresses.len()), (86_400, true, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_is_waited_for_and_then_done_without() {
+        let (facts, seconds) = started(CLUSTER_CIDR, vec![(0, NodeStatus::Missing)]).await;
+        assert_eq!((seconds, facts.unwrap()), (30, NodeFacts::new("here".into(), None)));
+        let appears = vec![(1, NodeStatus::Missing), (20, node(&[], &[])), (5, node(&["192.0.2.1"], &[]))];
+        let (facts, seconds) = started(CLUSTER_CIDR, appears).await;
+        assert_eq!((seconds, facts.unwrap().addresses.len()), (26, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_without_addresses_is_there_all_the_same() {
+        let (facts, seconds) = started(CLUSTER_CIDR, vec![(1, node(&[], &[]))]).await;
+        let facts = facts.unwrap();
+        assert!(facts.eligible && facts.node.is_some() && facts.addresses.is_empty());
+        assert_eq!(seconds, 31);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn prefixes_of_pods_are_waited_for_where_they_are_gone_by() {
+        let late = || vec![(0, node(&["192.0.2.1"], &[])), (200, node(&["192.0.2.1"], &["10.1.0.0/24"]))];
+        let (facts, seconds) = started(LocalTraffic::NodeCidr, late()).await;
+        assert_eq!((seconds, facts.unwrap().node.unwrap().pod_cidrs.len()), (200, 1));
+        let (facts, seconds) = started(CLUSTER_CIDR, late()).await;
+        assert!(facts.is_ok());
+        assert_eq!(seconds, 200, "the test's own time: nothing was waited for");
+
+        let (failed, seconds) = started(LocalTraffic::NodeCidr, vec![(0, node(&["192.0.2.1"], &[]))]).await;
+        assert_eq!(seconds, 300);
+        assert!(failed.unwrap_err().to_string().starts_with("timeout waiting for PodCIDR allocation on node \"here\""));
+        let (failed, seconds) = started(LocalTraffic::NodeCidr, vec![(0, NodeStatus::Missing)]).await;
+        assert_eq!(seconds, 330);
+        assert!(failed.unwrap_err().to_string().starts_with("timeout waiting for node \"here\" to exist"));
+    }
+}

@@ -2,6 +2,7 @@
 //! tokio's clock jumps ahead whenever everything waits for it: the outcome does not depend on the machine.
 
 mod harness;
+mod node;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -163,7 +163,7 @@ impl Harness {
                 masquerade_all: false,
                 pods: None,
                 node_address: None,
-                node_ports: NodePorts::Any,
+                node_ports: if family == Family::V4 { node_ports(&["192.0.2.10"]) } else { NodePorts::Any },
             });
             let shared = kernels.get(family).clone();
             let committer = TestCommitter { family, shared, commits: commits_in.clone() };
@@ -172,9 +172,9 @@ impl Harness {
         };
         let tables = Family::ALL.map(table).into();
         let (updates, received) = mpsc::channel(1);
-        let (node_ports, changed) = mpsc::channel(1);
+        let (addresses, changed) = mpsc::channel(1);
         let syncer = tokio::spawn(Syncer::new(tables, telemetry.clone()).run(received, changed));
-        Self { kernels, updates, node_ports, commits, checks, telemetry, syncer }
+        Self { kernels, updates, node_ports: addresses, commits, checks, telemetry, syncer }
     }
 
     /// One that has programmed `services`, and both first commits behind it.
@@ -216,9 +216,19 @@ impl Harness {
         }
     }
 
+    /// How many elements a set of the IPv4 table has.
+    pub(super) fn elements_of(&self, set: &str) -> usize {
+        let table = self.kernels.v4.table(Family::V4).unwrap();
+        table.sets().get(&Name::new(set).unwrap()).unwrap().elements.len()
+    }
+
     pub(super) fn metric(&self, line: &str) -> bool {
         self.telemetry.metrics.render().lines().any(|l| l == line)
     }
+}
+
+pub(super) fn node_ports(addresses: &[&str]) -> NodePorts {
+    NodePorts::Only(addresses.iter().map(|address| address.parse().unwrap()).collect())
 }
 
 fn number(name: &str) -> u8 {
