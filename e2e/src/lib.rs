@@ -20,6 +20,6 @@ pub use manifests::Manifests;
 pub use probe::{Destination, Expected, Host, Probe, Seen, Source, answers};
 pub use proxy::{PATIENCE, Proxy};
 pub use sender::Sender;
-pub use settings::Settings;
+pub use settings::{Pods, Settings};
 pub use traffic::Traffic;
 pub use workload::Workload;

@@ -136,7 +136,8 @@ impl State {
         }
     }
 
-    /// Whether both kinds have been listed once. Before that, absence means nothing.
+    /// Whether Services and endpoint slices have been listed once. Before that, absence means nothing. ServiceCIDRs are not waited
+    /// for, as not every cluster has them.
     pub const fn is_complete(&self) -> bool {
         self.lists.services.complete && self.lists.slices.complete
     }

@@ -20,7 +20,7 @@ const BATCH: usize = 4096;
 
 /// Takes in updates and keeps the table of each family true to them.
 ///
-/// Nothing is written before both kinds of objects were listed once: until then, absence means nothing. While a table is
+/// Nothing is written before Services and endpoint slices were listed once: until then, absence means nothing. While a table is
 /// being committed, updates are still taken in, and the tables do not wait for each other.
 pub(crate) struct Syncer {
     state: State,

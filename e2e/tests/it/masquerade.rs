@@ -1,7 +1,7 @@
 //! Upstream's InternalExternalMasquerade (contract §12.1): who reaches which endpoints, and as whom. Three Services, three
 //! clients, three kinds of frontend, with and without a way to tell pods, with and without masqueradeAll.
 
-use e2e::{Expected, Settings, Source, answers};
+use e2e::{Expected, Pods, Settings, Source, answers};
 use model::Family;
 
 use crate::world::{HTTP, World, case, everything, ways};
@@ -30,10 +30,10 @@ const CLIENTS: [Client; 3] = [Client::Pod, Client::Node, Client::Outside];
 fn expected(policy: Policy, client: Client, to_cluster_ip: bool, settings: &Settings) -> Expected {
     let (endpoints, masqueraded): (&[&str], bool) = if to_cluster_ip {
         let endpoints: &[&str] = if policy == Policy::InternalLocal { &LOCAL } else { &BOTH };
-        (endpoints, settings.masquerade_all || settings.knows_pods && client != Client::Pod)
+        (endpoints, settings.masquerade_all || (settings.pods != Pods::Untold) && client != Client::Pod)
     } else if policy == Policy::ExternalLocal {
         match client {
-            Client::Pod if settings.knows_pods => (&BOTH, false),
+            Client::Pod if (settings.pods != Pods::Untold) => (&BOTH, false),
             Client::Node => (&BOTH, true),
             Client::Pod | Client::Outside => (&LOCAL, false),
         }
@@ -83,7 +83,7 @@ fn as_configured_by_default() {
 
 #[test]
 fn without_a_way_to_tell_pods() {
-    check_all(Settings { knows_pods: false, ..Settings::default() });
+    check_all(Settings { pods: Pods::Untold, ..Settings::default() });
 }
 
 #[test]
@@ -93,5 +93,5 @@ fn masquerade_all() {
 
 #[test]
 fn masquerade_all_without_a_way_to_tell_pods() {
-    check_all(Settings { masquerade_all: true, knows_pods: false, ..Settings::default() });
+    check_all(Settings { masquerade_all: true, pods: Pods::Untold, ..Settings::default() });
 }

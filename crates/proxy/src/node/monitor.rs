@@ -40,7 +40,7 @@ impl AddressMonitor {
     /// # Errors
     /// The socket is of no use any more.
     pub(super) async fn changed(&self) -> io::Result<()> {
-        self.0.async_io(Interest::READABLE, |socket| drain(socket)).await
+        self.0.async_io(Interest::READABLE, drain).await
     }
 }
 

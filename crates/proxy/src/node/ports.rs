@@ -136,7 +136,7 @@ async fn heard(monitor: &mut Option<AddressMonitor>) {
         }
         *monitor = None;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[cfg(test)]
