@@ -9,4 +9,5 @@ mod rules;
 mod service_cidrs;
 mod shape;
 mod source_ranges;
+mod upkeep;
 mod world;
