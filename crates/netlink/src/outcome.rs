@@ -5,7 +5,8 @@ use std::io;
 use ruleset::{CommitError, Rejection, Transaction};
 
 use crate::encode::{Contents, Part, elements};
-use crate::reply::{MESSAGE_HEADER, Reply};
+use crate::parse::{MESSAGE_HEADER, NETFILTER_HEADER};
+use crate::reply::Reply;
 
 /// All that the kernel answered to a batch.
 #[derive(Debug, Default)]
@@ -14,9 +15,6 @@ pub(crate) struct Answers {
     /// Why there may have been more.
     pub(crate) lost: Option<io::Error>,
 }
-
-/// The length of `struct nfgenmsg`.
-const NETFILTER_HEADER: usize = 4;
 
 /// Decides whether a transaction was committed.
 ///

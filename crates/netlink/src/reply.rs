@@ -1,5 +1,6 @@
 //! What the kernel answers.
 
+use crate::parse::{MESSAGE_HEADER, Malformed, attributes, messages, u16_at, u32_at};
 use crate::uapi;
 
 /// The kernel's answer to one message.
@@ -13,80 +14,42 @@ pub(crate) struct Reply {
     pub(crate) offset: Option<usize>,
 }
 
-/// An answer is not what netlink's answers look like.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Malformed;
-
-/// The length of `struct nlmsghdr`.
-pub(crate) const MESSAGE_HEADER: usize = 16;
-
 /// Decodes a datagram. Messages in it that answer nothing are left out.
 ///
 /// After one that is malformed there is nothing more.
 pub(crate) fn decode(datagram: &[u8]) -> impl Iterator<Item = Result<Reply, Malformed>> {
-    let mut rest = datagram;
-    std::iter::from_fn(move || {
-        while !rest.is_empty() {
-            let Some((message, after)) = split(rest, 4, MESSAGE_HEADER) else {
-                rest = &[];
-                return Some(Err(Malformed));
-            };
-            rest = after;
-            match u16_at(message, 4).map(i32::from) {
-                Some(libc::NLMSG_ERROR) => return Some(decode_error(message).ok_or(Malformed)),
-                _ => continue,
-            }
+    messages(datagram).filter_map(|message| match message {
+        Ok(message) if libc::c_int::from(message.kind) == libc::NLMSG_ERROR => {
+            Some(decode_error(message.bytes).ok_or(Malformed))
         }
-        None
+        Ok(_) => None,
+        Err(malformed) => Some(Err(malformed)),
     })
 }
 
 /// Decodes a message with an error or an acknowledgement: header, number, the header of the message it is about, that
 /// message unless it was left out, and attributes.
-fn decode_error(message: &[u8]) -> Option<Reply> {
+pub(crate) fn decode_error(message: &[u8]) -> Option<Reply> {
     const ATTRIBUTES: usize = 2 * MESSAGE_HEADER + 4;
     let flags = u16_at(message, 6)?;
     let sequence = u32_at(message, 8)?;
     let errno = u32_at(message, MESSAGE_HEADER)?.cast_signed().checked_neg()?;
     let length = u32_at(message, MESSAGE_HEADER + 4)? as usize;
-    let mut attributes = message.get(ATTRIBUTES..)?;
+    let mut tail = message.get(ATTRIBUTES..)?;
     if flags & uapi::NLM_F_ACK_TLVS == 0 {
-        attributes = &[];
+        tail = &[];
     } else if flags & uapi::NLM_F_CAPPED == 0 {
         let quoted = length.checked_sub(MESSAGE_HEADER)?.checked_next_multiple_of(4)?;
-        attributes = attributes.get(quoted..)?;
+        tail = tail.get(quoted..)?;
     }
     let mut offset = None;
-    while !attributes.is_empty() {
-        let (attribute, after) = split(attributes, 2, 4)?;
-        attributes = after;
-        if u16_at(attribute, 2)? & uapi::NLA_TYPE_MASK == uapi::NLMSGERR_ATTR_OFFS {
-            offset = Some(u32_at(attribute, 4)? as usize);
+    for attribute in attributes(tail) {
+        let (kind, value) = attribute.ok()?;
+        if kind == uapi::NLMSGERR_ATTR_OFFS {
+            offset = Some(u32_at(value, 0)? as usize);
         }
     }
     Some(Reply { sequence, errno, offset })
-}
-
-/// Splits off what has its length in its first `length_bytes` bytes, at least `header`; the padding after it is dropped.
-fn split(bytes: &[u8], length_bytes: usize, header: usize) -> Option<(&[u8], &[u8])> {
-    let length = match length_bytes {
-        2 => usize::from(u16_at(bytes, 0)?),
-        _ => u32_at(bytes, 0)? as usize,
-    };
-    if length < header {
-        return None;
-    }
-    let (item, _) = bytes.split_at_checked(length)?;
-    let after = bytes.get(length.checked_next_multiple_of(4)?..).unwrap_or_default();
-    Some((item, after))
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! An in-memory kernel.
 
+mod read;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
 use crate::{
-    Chain, CommitError, CommitReport, Data, DataType, Element, Family, Kernel, Name, Op, Rejection, Rule, Set,
-    Statement, Transaction, Verdict, Words,
+    Chain, CommitError, CommitReport, Data, DataType, Element, Family, Found, Kernel, Name, Op, ReadError, Rejection,
+    Rule, Set, Statement, Transaction, Verdict, Words,
 };
 
 /// Holds tables and commits transactions as the kernel does: all or nothing, with the kernel's error numbers for what is
@@ -76,6 +78,10 @@ impl Kernel for Fake {
         };
         Ok(CommitReport::default())
     }
+
+    fn read(&mut self, family: Family, table: &Name) -> Result<Option<Found>, ReadError> {
+        Ok(self.table(family, table).map(|table| table.found(family)))
+    }
 }
 
 /// The kernel's answer, and the index of the element it is about.
@@ -124,6 +130,7 @@ impl FakeTable {
             Op::FlushChain(name) => table.chain(name).map(|chain| chain.rules.clear()).map_err(whole),
             Op::AddRule(rule) => table.add_rule(rule).map_err(whole),
             Op::AddSet(set) => table.add_set(set).map_err(whole),
+            Op::DeleteSet(name) => table.delete_set(name).map_err(whole),
             Op::FlushSet(set) => table.set(set).map(|set| set.elements.clear()).map_err(whole),
             Op::AddElements { set, elements } => each(elements, |element| table.add_element(set, element)),
             Op::DeleteElements { set, elements } => each(elements, |element| {
@@ -160,16 +167,11 @@ impl FakeTable {
 
     fn add_rule(&mut self, rule: &Rule) -> Result<(), Errno> {
         for statement in &rule.statements {
-            match statement {
-                Statement::InSet { set, .. }
-                | Statement::NotInSet { set, .. }
-                | Statement::Update { map: set, .. }
-                | Statement::VerdictMap { map: set, .. }
-                | Statement::Dnat { map: set, .. } => {
-                    self.set(set)?;
-                }
-                Statement::Verdict(verdict) => self.check_target(verdict)?,
-                _ => {}
+            if let Some(set) = statement.set() {
+                self.set(set)?;
+            }
+            if let Statement::Verdict(verdict) = statement {
+                self.check_target(verdict)?;
             }
         }
         self.chain(&rule.chain)?.rules.push(rule.clone());
@@ -180,6 +182,15 @@ impl FakeTable {
         let known = self.sets.entry(set.name.clone());
         let known = known.or_insert_with(|| FakeSet { set: Arc::clone(set), elements: BTreeMap::new() });
         if known.set.key == set.key && known.set.data == set.data { Ok(()) } else { Err(Errno::Exists) }
+    }
+
+    fn delete_set(&mut self, name: &Name) -> Result<(), Errno> {
+        let rules = self.chains.values().flat_map(|chain| &chain.rules);
+        let mut statements = rules.flat_map(|rule| &rule.statements);
+        if statements.any(|statement| statement.set().is_some_and(|set| set.name == *name)) {
+            return Err(Errno::Busy);
+        }
+        self.sets.remove(name).map(|_| ()).ok_or(Errno::NoEntry)
     }
 
     fn add_element(&mut self, set: &Set, element: &Element) -> Result<(), Errno> {
@@ -213,6 +224,20 @@ impl FakeTable {
 
     fn set(&mut self, set: &Set) -> Result<&mut FakeSet, Errno> {
         self.sets.get_mut(&set.name).ok_or(Errno::NoEntry)
+    }
+}
+
+impl Statement {
+    /// The set that it looks a key up in, or adds one to.
+    const fn set(&self) -> Option<&Arc<Set>> {
+        match self {
+            Self::InSet { set, .. }
+            | Self::NotInSet { set, .. }
+            | Self::Update { map: set, .. }
+            | Self::VerdictMap { map: set, .. }
+            | Self::Dnat { map: set, .. } => Some(set),
+            _ => None,
+        }
     }
 }
 

@@ -47,6 +47,7 @@ impl Transaction {
             Op::FlushChain(name) => write!(f, "flush chain {table} {name}"),
             Op::AddRule(rule) => write!(f, "add rule {table} {} {}", rule.chain, rule.display(family)),
             Op::AddSet(set) => write!(f, "add {} {table} {} {{ {} }}", set.noun(), set.name, set_body(set, family)),
+            Op::DeleteSet(name) => write!(f, "delete set {table} {name}"),
             Op::FlushSet(set) => write!(f, "flush {} {table} {}", set.noun(), set.name),
             Op::AddElements { set, elements } => self.print_elements("add", set, elements, f),
             Op::DeleteElements { set, elements } => self.print_elements("delete", set, elements, f),
