@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use model::{Family, Protocol, Service, ServiceName, ServicePortName, State, select};
-use ruleset::{Comment, Data, Element, Op, Table, Transaction, Words};
+use ruleset::{Comment, Data, Element, Found, Name, Op, Table, Transaction, Words};
 
+use crate::adopt::Adopted;
 use crate::chains::Chains;
 use crate::claims::{Claim, Claims};
 use crate::counted::Counted;
 use crate::edit::Edit;
 use crate::layout::Layout;
 use crate::lb::Target;
-use crate::port::{PortRules, View};
+use crate::port::{PortRules, Treatment, View};
 use crate::sets::{Role, SetId};
 use crate::{Conflict, FlowCheck, Frontend, Options, name};
 
@@ -29,6 +30,8 @@ pub struct Compiler {
     cluster_ips: Counted<IpAddr>,
     hairpins: Counted<(IpAddr, Protocol, u16)>,
     chains: Chains,
+    /// Empty but while [`Compiler::compile_all`] goes on with what was found.
+    adopted: Adopted,
 }
 
 /// A Service port and how it is, or is to be, treated.
@@ -52,6 +55,7 @@ impl Compiler {
             cluster_ips: Counted::default(),
             hairpins: Counted::default(),
             chains: Chains::new(),
+            adopted: Adopted::default(),
         }
     }
 
@@ -60,13 +64,32 @@ impl Compiler {
         self.options.family
     }
 
+    /// The table that it makes transactions for.
+    pub fn table(&self) -> (ruleset::Family, Name) {
+        let family = match self.options.family {
+            Family::V4 => ruleset::Family::Ip,
+            Family::V6 => ruleset::Family::Ip6,
+        };
+        (family, name("kube-proxy"))
+    }
+
+    /// Takes note of what the kernel holds, for the next [`Compiler::compile_all`] to go on with: the numbers of endpoints, and
+    /// which chains and which sets of common numbers there are. The transaction then differs from what the kernel holds only
+    /// where it has to (see [`ruleset::reconcile`]), and [`Compiler::sweep`] knows of chains that no Service needs.
+    pub fn adopt(&mut self, found: &Found) {
+        self.adopted = Adopted::of(found);
+    }
+
     /// The transaction that replaces our table, whatever is in it, by one that is true to `state`.
     ///
     /// Packets see either the old table or the new one.
     pub fn compile_all(&mut self, state: &State) -> Transaction {
-        *self = Self::new(self.options.clone());
+        let adopted = std::mem::take(&mut self.adopted);
+        let chains = Chains::adopting(&adopted);
+        *self = Self { chains, adopted, ..Self::new(self.options.clone()) };
         let names = state.services().map(|service| service.name.clone()).collect();
         let services = self.compile(state, &names);
+        self.adopted = Adopted::default();
         let table = Op::AddTable(Table { comment: Some(Comment::new("rules for kube-proxy")) });
         // Adding first makes the deletion succeed where there is no table yet.
         let mut ops = vec![table.clone(), Op::DeleteTable, table];
@@ -78,7 +101,8 @@ impl Compiler {
     /// The transaction that makes the table true to `state`, where only `services` and their endpoints have changed.
     pub fn compile(&mut self, state: &State, services: &BTreeSet<ServiceName>) -> Transaction {
         let wanted = self.settle_claims(state, services);
-        self.chains.choose_common(wanted.values().flatten().filter_map(|port| port.rules.cluster_ip_chain()));
+        let owners = wanted.values().flatten().filter(|port| port.owns_cluster_ip(&self.claims));
+        self.chains.choose_common(owners.filter_map(|port| port.rules.cluster_ip_chain()));
         let mut edit = Edit::default();
         for (service, ports) in wanted {
             self.program(service, ports, &mut edit);
@@ -162,7 +186,8 @@ impl Compiler {
             port.give_up_lost(&self.claims);
             let before = old.iter().position(|o| o.claim.port == port.claim.port).map(|index| old.swap_remove(index));
             let before = before.map(|port| port.rules).unwrap_or_default();
-            port.rules.keep_positions_of(&before);
+            let found = self.adopted.numbers_of(&port.rules);
+            port.rules.keep_positions_of(found.as_ref().unwrap_or(&before));
             self.replace(&port.claim.port, &before, &port.rules, edit);
             programmed.push(port);
         }
@@ -250,11 +275,8 @@ impl Compiler {
     }
 
     fn empty_transaction(&self) -> Transaction {
-        let family = match self.options.family {
-            Family::V4 => ruleset::Family::Ip,
-            Family::V6 => ruleset::Family::Ip6,
-        };
-        Transaction::new(family, name("kube-proxy"))
+        let (family, table) = self.table();
+        Transaction::new(family, table)
     }
 }
 
@@ -262,6 +284,14 @@ impl Port {
     /// Every frontend it claims, with itself.
     fn claims(&self) -> impl Iterator<Item = (&Self, Frontend)> {
         self.rules.frontends.keys().chain(&self.lost).map(move |frontend| (self, *frontend))
+    }
+
+    /// Whether connections to the ClusterIP come to it, and not to an older Service that claims the same.
+    fn owns_cluster_ip(&self, claims: &Claims) -> bool {
+        let mut frontends = self.rules.frontends.iter();
+        frontends.any(|(frontend, treatment)| {
+            *treatment == Treatment::Cluster && claims.is_owner(*frontend, &self.claim.port)
+        })
     }
 
     /// Sets aside the frontends that others own.

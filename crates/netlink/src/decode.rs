@@ -96,10 +96,8 @@ pub(crate) fn set(message: Message<'_>) -> Result<Option<Declared>, Malformed> {
         // The kernel has a length of its own for verdicts.
         data.1 = 0;
     }
-    set.declaration = format!(
-        "key {:x}/{} data {:x}/{} flags {flags:x} size {size} notes ",
-        key.0, key.1, data.0, data.1
-    );
+    set.declaration =
+        format!("key {:x}/{} data {:x}/{} flags {flags:x} size {size} notes ", key.0, key.1, data.0, data.1);
     for byte in userdata {
         // Into a string, it cannot fail.
         write!(set.declaration, "{byte:02x}").ok();

@@ -15,7 +15,8 @@ const IMPOSSIBLE: &str = "impossible";
 
 impl Describe for NfTables {
     fn chain(&self, family: Family, chain: &Chain) -> String {
-        let declared = |message: Message<'_>, table: &Name| decode::chain(message, table).map(|chain| Some(chain?.declaration));
+        let declared =
+            |message: Message<'_>, table: &Name| decode::chain(message, table).map(|chain| Some(chain?.declaration));
         describe(family, Op::AddChain(chain.clone()), libc::NFT_MSG_NEWCHAIN, declared)
     }
 

@@ -147,11 +147,7 @@ impl Reader<'_> {
 
     /// Sends a request and hands over the messages of the answer, to its end. The kernel makes the next part of an answer when
     /// one is taken, so there is nothing to wait for.
-    fn ask(
-        &mut self,
-        request: &[u8],
-        mut each: impl FnMut(Message<'_>) -> Result<(), Malformed>,
-    ) -> Result<(), Fault> {
+    fn ask(&mut self, request: &[u8], mut each: impl FnMut(Message<'_>) -> Result<(), Malformed>) -> Result<(), Fault> {
         // What is left of an answer that was not understood would be taken for this one.
         while self.socket.receive(self.buffer).map_err(Fault::Failed)?.is_some() {}
         self.socket.request(request).map_err(Fault::Failed)?;
@@ -181,10 +177,7 @@ enum Progress {
     End,
 }
 
-fn take(
-    message: Message<'_>,
-    each: &mut impl FnMut(Message<'_>) -> Result<(), Malformed>,
-) -> Result<Progress, Fault> {
+fn take(message: Message<'_>, each: &mut impl FnMut(Message<'_>) -> Result<(), Malformed>) -> Result<Progress, Fault> {
     let is_interrupted = message.flags & libc::NLM_F_DUMP_INTR as u16 != 0;
     match libc::c_int::from(message.kind) {
         libc::NLMSG_ERROR => {

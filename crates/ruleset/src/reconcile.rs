@@ -80,8 +80,7 @@ impl<'a> Wanted<'a> {
         !found.beyond_repair
             && found_bases.all(|(name, _)| bases.contains(name))
             && chains.all(|(chain, found)| describe.chain(full.family, chain) == found.declaration)
-            && sets
-                .all(|(set, found)| found.unspeakable == 0 && describe.set(full.family, set) == found.declaration)
+            && sets.all(|(set, found)| found.unspeakable == 0 && describe.set(full.family, set) == found.declaration)
     }
 
     fn difference(&self, found: &Found, full: &Transaction, describe: &impl Describe) -> Reconciliation {

@@ -31,7 +31,7 @@ const ENDPOINTS: [&str; 12] = [
 const FLAGS: [&str; 6] = ["", "l", "t", "lt", "-", "d"];
 
 /// One change to one of a few Services.
-fn change() -> impl Strategy<Value = Update> {
+pub(crate) fn change() -> impl Strategy<Value = Update> {
     let index = 0..SERVICES.len();
     prop_oneof![
         3 => service_change(),

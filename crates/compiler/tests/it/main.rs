@@ -4,6 +4,7 @@
 
 mod histories;
 mod packets;
+mod reconcile;
 mod rules;
 mod shape;
 mod world;

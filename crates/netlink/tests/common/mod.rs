@@ -10,8 +10,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use netlink::NfTables;
 use ruleset::{
-    Chain, Comment, Data, DataType, Element, Family, Field, Kernel as _, Name, Op, Set, SetKind, Table, Transaction, Verdict,
-    Words, reconcile,
+    Chain, Comment, Data, DataType, Element, Family, Field, Kernel as _, Name, Op, Set, SetKind, Table, Transaction,
+    Verdict, Words, reconcile,
 };
 use testing::netns::Namespace;
 
