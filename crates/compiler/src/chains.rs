@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use ruleset::{Name, Op, Verdict};
 
 use crate::Options;
+use crate::adopt::Adopted;
 use crate::layout::Layout;
 use crate::lb::{LbChain, Target};
 
 /// How many chains have a set of frontends of their own. A new connection to a ClusterIP asks one set after the other before
 /// it comes to the verdict map, so they must be few; more than a few numbers of endpoints are seldom common.
-const MAX_COMMON: usize = 8;
+pub(crate) const MAX_COMMON: usize = 8;
 
 /// The load-balancing chains of the table. A chain is created when it is first needed; one that is needed no more stays,
 /// because the next Service may need it, until it is swept.
@@ -44,6 +45,18 @@ impl Chains {
             .map(|chain| (chain, Known { name: chain.name(), users: 1, entered: false, idle: false }))
             .into();
         Self { known, created: BTreeSet::new(), common: Vec::new(), uncreated: Vec::new() }
+    }
+
+    /// Those too that exist already and their sets, to be created as they are. The chains are unused until they are acquired.
+    pub(crate) fn adopting(adopted: &Adopted) -> Self {
+        let mut chains = Self::new();
+        let common = adopted.common.iter().map(|chain| (*chain, false));
+        for (chain, entered) in adopted.chains.iter().copied().chain(common) {
+            let known = chains.acquire_chain(chain);
+            known.users -= 1;
+            known.entered |= entered;
+        }
+        Self { common: adopted.common.clone(), uncreated: adopted.common.clone(), ..chains }
     }
 
     /// Chooses the most frequent of `wanted`, the chains that the frontends of ClusterIPs are about to need, to have a set of

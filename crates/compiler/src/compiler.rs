@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use model::{Family, Protocol, ServiceName, State};
-use ruleset::{Comment, Element, Op, Set, Table, Transaction};
+use ruleset::{Comment, Element, Found, Name, Op, Set, Table, Transaction};
 
 use self::program::Port;
+use crate::adopt::Adopted;
 use crate::affinity::{Affinity, Choice};
 use crate::chains::Chains;
 use crate::claims::Claims;
@@ -47,6 +48,8 @@ pub struct Compiler {
     service_cidrs: Option<Vec<IpNet>>,
     /// The addresses that the table takes NodePort traffic on, where not all do.
     node_port_addresses: BTreeSet<IpAddr>,
+    /// Empty but while [`Compiler::compile_all`] goes on with what was found.
+    adopted: Adopted,
 }
 
 impl Compiler {
@@ -66,12 +69,29 @@ impl Compiler {
             set_aside: BTreeSet::new(),
             service_cidrs: None,
             node_port_addresses: BTreeSet::new(),
+            adopted: Adopted::default(),
         }
     }
 
     /// The family it compiles for.
     pub const fn family(&self) -> Family {
         self.options.family
+    }
+
+    /// The table that it makes transactions for.
+    pub fn table(&self) -> (ruleset::Family, Name) {
+        let family = match self.options.family {
+            Family::V4 => ruleset::Family::Ip,
+            Family::V6 => ruleset::Family::Ip6,
+        };
+        (family, name("kube-proxy"))
+    }
+
+    /// Takes note of what the kernel holds, for the next [`Compiler::compile_all`] to go on with: the numbers of endpoints, and
+    /// which chains and which sets of common numbers there are. The transaction then differs from what the kernel holds only
+    /// where it has to (see [`ruleset::reconcile`]), and [`Compiler::sweep`] knows of chains that no Service needs.
+    pub fn adopt(&mut self, found: &Found) {
+        self.adopted = Adopted::of(found);
     }
 
     /// The transaction that replaces our table, whatever is in it, by one that is true to `state`.
@@ -81,6 +101,7 @@ impl Compiler {
         self.start_over();
         let names = state.services().map(|service| service.name.clone()).collect();
         let services = self.compile(state, &names);
+        self.adopted = Adopted::default();
         let table = Op::AddTable(Table { comment: Some(Comment::new("rules for kube-proxy")) });
         // Adding first makes the deletion succeed where there is no table yet.
         let mut ops = vec![table.clone(), Op::DeleteTable, table];
@@ -99,14 +120,16 @@ impl Compiler {
     /// Forgets what was programmed, but not what is to be done after the commit.
     fn start_over(&mut self) {
         let fresh = Self::new(self.options.clone());
-        let Self { affinity, flows, set_aside, .. } = std::mem::replace(self, fresh);
-        (self.affinity, self.flows, self.set_aside) = (affinity, flows, set_aside);
+        let Self { affinity, flows, set_aside, adopted, .. } = std::mem::replace(self, fresh);
+        self.chains = Chains::adopting(&adopted);
+        (self.affinity, self.flows, self.set_aside, self.adopted) = (affinity, flows, set_aside, adopted);
         self.affinity.start_over();
     }
 
     fn edit(&mut self, state: &State, services: &BTreeSet<ServiceName>) -> Edit {
         let wanted = self.settle_claims(state, services);
-        self.chains.choose_common(wanted.values().flatten().filter_map(|port| port.rules.cluster_ip_chain()));
+        let owners = wanted.values().flatten().filter(|port| port.owns_cluster_ip(&self.claims));
+        self.chains.choose_common(owners.filter_map(|port| port.rules.cluster_ip_chain()));
         let mut edit = Edit::default();
         for (service, ports) in wanted {
             self.program(service, ports, &mut edit);
@@ -208,10 +231,7 @@ impl Compiler {
     }
 
     fn empty_transaction(&self) -> Transaction {
-        let family = match self.options.family {
-            Family::V4 => ruleset::Family::Ip,
-            Family::V6 => ruleset::Family::Ip6,
-        };
-        Transaction::new(family, name("kube-proxy"))
+        let (family, table) = self.table();
+        Transaction::new(family, table)
     }
 }

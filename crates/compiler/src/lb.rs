@@ -48,6 +48,18 @@ impl LbChain {
         Some(Self { scope, kind, affinity, endpoints })
     }
 
+    /// The chain with this name, if it is the name of one.
+    pub(crate) fn parse(name: &Name) -> Option<Self> {
+        let text = name.as_str();
+        let (scope, rest) =
+            text.strip_prefix("nodeport-").map_or((Scope::Address, text), |rest| (Scope::NodePort, rest));
+        let kinds = [("local-", LbKind::Local), ("masq-", LbKind::Masquerade), ("", LbKind::Cluster)];
+        let (kind, rest) = kinds.into_iter().find_map(|(start, kind)| Some((kind, rest.strip_prefix(start)?)))?;
+        let (affinity, rest) = rest.strip_prefix("affinity-").map_or((false, rest), |rest| (true, rest));
+        let chain = Self { scope, kind, affinity, endpoints: rest.strip_prefix("lb-")?.parse().ok()? };
+        (chain.name() == *name).then_some(chain)
+    }
+
     /// The chain that picks the first endpoint of the same list.
     pub(crate) const fn first(scope: Scope, kind: LbKind) -> Self {
         Self { scope, kind, affinity: false, endpoints: NonZeroU32::MIN }
@@ -99,6 +111,26 @@ impl Target {
             Self::ExternalLocal(Scope::Address) => name("external-local"),
             Self::ExternalLocal(Scope::NodePort) => name("nodeport-external-local"),
             Self::Reject | Self::Drop => name("reject-chain"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for scope in Scope::ALL {
+            for kind in [LbKind::Cluster, LbKind::Local, LbKind::Masquerade] {
+                for affinity in [false, true] {
+                    let chain = LbChain::new(scope, kind, affinity, 12).unwrap();
+                    assert_eq!(LbChain::parse(&chain.name()), Some(chain));
+                }
+            }
+        }
+        for other in ["lb-0", "lb-01", "lb-", "xlb-1", "lb-99999999999", "masq-local-lb-1", "services"] {
+            assert_eq!(LbChain::parse(&name(other)), None, "{other}");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! endpoint counts (ARCHITECTURE.md, "The ruleset"). A [`Compiler`] remembers what it has programmed for one family and
 //! turns a change into a transaction on just the elements it concerns. [`Tracer`] tells what a ruleset does to a packet.
 
+mod adopt;
 mod affinity;
 mod chains;
 mod claims;

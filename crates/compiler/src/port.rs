@@ -96,7 +96,7 @@ impl PortRules {
 
     /// The chain that serves the ClusterIP, if any endpoint may.
     pub(crate) fn cluster_ip_chain(&self) -> Option<LbChain> {
-        let serves = self.frontends.0.iter().any(|(_, treatment)| *treatment == Treatment::Cluster);
+        let serves = self.frontends.of(Treatment::Cluster).next().is_some();
         LbChain::new(Scope::Address, LbKind::Cluster, self.affinity.is_some(), self.cluster.len()).filter(|_| serves)
     }
 
@@ -126,6 +126,11 @@ impl Frontends {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Frontend> + '_ {
         self.0.iter().map(|(frontend, _)| *frontend)
+    }
+
+    /// Those that are treated so.
+    pub(crate) fn of(&self, treatment: Treatment) -> impl Iterator<Item = Frontend> + '_ {
+        self.0.iter().filter(move |(_, known)| *known == treatment).map(|(frontend, _)| *frontend)
     }
 
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(Frontend) -> bool) {

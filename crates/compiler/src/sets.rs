@@ -37,7 +37,7 @@ pub(crate) enum SetId {
 }
 
 /// What a map keyed by frontends is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Role {
     /// How a frontend is treated.
     Entry,

@@ -203,7 +203,6 @@ impl<'a> Tracer<'a> {
                 return Step::Next(Flow { noted, ..flow });
             }
             Statement::InSet { key, set } => self.lookup(set, flow.key(key, 0)).is_some(),
-            Statement::NotInSet { key, set } => self.lookup(set, flow.key(key, 0)).is_none(),
             Statement::VerdictMap { key, map } => {
                 return match self.lookup(map, flow.key(key, 0)) {
                     Some(Data::Verdict(verdict)) => Step::Branch(verdict.clone()),

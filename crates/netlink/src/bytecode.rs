@@ -22,12 +22,11 @@ pub(crate) fn compile(statement: &Statement, family: Family) -> Result<Vec<Expr>
         Statement::NewConnection => has_bits(load_ct(libc::NFT_CT_STATE), uapi::CT_STATE_NEW),
         Statement::Translated => has_bits(load_ct(libc::NFT_CT_STATUS), uapi::IPS_DST_NAT),
         Statement::HasMark(bits) => has_bits(load_meta(libc::NFT_META_MARK, Register::FIRST), *bits),
-        Statement::InSet { key, set } => look_up(key, &set.name, Lookup::Find, family)?,
-        Statement::NotInSet { key, set } => look_up(key, &set.name, Lookup::Miss, family)?,
+        Statement::InSet { key, set } => look_up(key, &set.name, None, family)?,
         Statement::Update { key, data, map, timeout } => update(key, data, &map.name, *timeout, family)?,
-        Statement::VerdictMap { key, map } => look_up(key, &map.name, Lookup::Load(Register::VERDICT), family)?,
+        Statement::VerdictMap { key, map } => look_up(key, &map.name, Some(Register::VERDICT), family)?,
         Statement::Dnat { key, map } => {
-            let mut expressions = look_up(key, &map.name, Lookup::Load(Register::FIRST), family)?;
+            let mut expressions = look_up(key, &map.name, Some(Register::FIRST), family)?;
             expressions.push(dnat(family));
             expressions
         }
@@ -139,26 +138,15 @@ fn change_mark(and: u32, xor: u32) -> Vec<Expr> {
 }
 
 /// Loads the key and looks it up.
-fn look_up(key: &[Selector], set: &Name, to: Lookup, family: Family) -> Result<Vec<Expr>, Senseless> {
+fn look_up(key: &[Selector], set: &Name, result: Option<Register>, family: Family) -> Result<Vec<Expr>, Senseless> {
     let (mut expressions, _) = load_all(key, 0, family)?;
     let lookup =
         Expr::new(c"lookup").with(sys::NFTNL_EXPR_LOOKUP_SREG, Register::FIRST).with(sys::NFTNL_EXPR_LOOKUP_SET, set);
-    expressions.push(match to {
-        Lookup::Find => lookup,
-        Lookup::Miss => lookup.with(sys::NFTNL_EXPR_LOOKUP_FLAGS, libc::NFT_LOOKUP_F_INV),
-        Lookup::Load(register) => lookup.with(sys::NFTNL_EXPR_LOOKUP_DREG, register),
+    expressions.push(match result {
+        Some(register) => lookup.with(sys::NFTNL_EXPR_LOOKUP_DREG, register),
+        None => lookup,
     });
     Ok(expressions)
-}
-
-/// What a lookup is for.
-enum Lookup {
-    /// To go on if the key is there.
-    Find,
-    /// To go on if it is not.
-    Miss,
-    /// To have what it maps to in a register.
-    Load(Register),
 }
 
 /// Loads the key, and what it maps to after it, and adds or refreshes the element.

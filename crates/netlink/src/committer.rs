@@ -1,58 +1,109 @@
-//! A thread that commits.
+//! A thread that talks to the kernel.
 
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use ruleset::{CommitError, CommitReport, Kernel, Transaction};
+use ruleset::{
+    CommitError, CommitReport, Family, Found, Kernel, Name, ReadError, Reconciliation, Transaction, reconcile,
+};
 
-/// What is called with the outcome of a commit, on the thread that commits: it must not block.
-pub type Reply = Box<dyn FnOnce(Result<CommitReport, CommitError>) + Send>;
+/// What is called with the outcome of a job, on the thread that did it: it must not block.
+pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
 
-/// Commits transactions one after the other, on a thread of its own.
+/// Does one job after the other with a kernel, on a thread of its own.
 ///
-/// When this is dropped, what was handed over is still committed, and waited for.
+/// If the thread has ended, which it does only if the kernel panicked, replies are dropped without a call. When this is
+/// dropped, what was handed over is still done, and waited for.
 #[derive(Debug)]
-pub struct Committer {
+pub struct Committer<K> {
     /// `None` only while this is dropped.
-    jobs: Option<SyncSender<Job>>,
+    jobs: Option<SyncSender<Job<K>>>,
     thread: Option<JoinHandle<()>>,
 }
 
-struct Job {
-    transaction: Transaction,
-    reply: Reply,
+type Job<K> = Box<dyn FnOnce(&mut K) + Send>;
+
+/// What it took to make a table the wanted one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Whether the table was replaced as a whole.
+    pub replaced: bool,
+    /// How many objects were changed, each element counted.
+    pub operations: usize,
+    /// Chains to be deleted later; see [`Reconciliation::unwanted`].
+    pub unwanted: Vec<Name>,
+    /// What the commit took; all zero if nothing had to be changed.
+    pub report: CommitReport,
 }
 
-impl Committer {
+impl<K: Kernel + Send + 'static> Committer<K> {
     /// Starts the thread.
     ///
     /// # Errors
     /// The system has no thread to spare.
-    pub fn spawn<K: Kernel + Send + 'static>(kernel: K) -> io::Result<Self> {
+    pub fn spawn(kernel: K) -> io::Result<Self> {
         let (jobs, queue) = sync_channel(1);
         let thread = thread::Builder::new().name("committer".to_owned()).spawn(move || work(kernel, &queue))?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
-    /// Commits a transaction, and calls `reply` with the outcome. Blocks while one is being committed and another waits,
-    /// so a caller that awaits each reply never blocks.
-    ///
-    /// If the thread has ended, which it does only if the kernel panicked, `reply` is dropped without a call.
+    /// Commits a transaction, and calls `reply` with the outcome. Blocks while one job is being done and another waits, so a
+    /// caller that awaits each reply never blocks.
     pub fn commit(
         &self,
         transaction: Transaction,
         reply: impl FnOnce(Result<CommitReport, CommitError>) + Send + 'static,
     ) {
-        let reply = Box::new(reply);
+        self.hand_over(move |kernel| reply(kernel.commit(&transaction)));
+    }
+
+    /// Reads a table. Blocks as [`Committer::commit`].
+    pub fn read(
+        &self,
+        family: Family,
+        table: Name,
+        reply: impl FnOnce(Result<Option<Found>, ReadError>) + Send + 'static,
+    ) {
+        self.hand_over(move |kernel| reply(kernel.read(family, &table)));
+    }
+
+    /// Makes the table that was found the one that `full` makes from nothing; see [`reconcile`]. Blocks as
+    /// [`Committer::commit`].
+    pub fn reconcile(
+        &self,
+        full: Transaction,
+        found: Option<Found>,
+        reply: impl FnOnce(Result<Reconciled, CommitError>) + Send + 'static,
+    ) {
+        self.hand_over(move |kernel| reply(Reconciled::by(kernel, full, found)));
+    }
+
+    fn hand_over(&self, job: impl FnOnce(&mut K) + Send + 'static) {
         if let Some(jobs) = &self.jobs {
             // An error returns the job, which drops the reply.
-            drop(jobs.send(Job { transaction, reply }));
+            drop(jobs.send(Box::new(job)));
         }
     }
 }
 
-impl Drop for Committer {
+impl Reconciled {
+    /// Makes the table that a kernel holds the wanted one.
+    ///
+    /// # Errors
+    /// Those of the commit.
+    pub fn by(kernel: &mut impl Kernel, full: Transaction, found: Option<Found>) -> Result<Self, CommitError> {
+        let reconciliation = reconcile(full, found.as_ref(), kernel);
+        // Before the commit, which takes memory as well.
+        drop(found);
+        let replaced = reconciliation.replaces();
+        let Reconciliation { transaction, unwanted } = reconciliation;
+        let report = if transaction.is_empty() { CommitReport::default() } else { kernel.commit(&transaction)? };
+        Ok(Self { replaced, operations: transaction.len(), unwanted, report })
+    }
+}
+
+impl<K> Drop for Committer<K> {
     fn drop(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
@@ -62,8 +113,8 @@ impl Drop for Committer {
     }
 }
 
-fn work<K: Kernel>(mut kernel: K, queue: &Receiver<Job>) {
-    for Job { transaction, reply } in queue {
-        reply(kernel.commit(&transaction));
+fn work<K>(mut kernel: K, queue: &Receiver<Job<K>>) {
+    for job in queue {
+        job(&mut kernel);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ruleset::{Data, DataType, Element, Family, Name, Set, SetKind, Words};
+use ruleset::{Data, DataType, Element, Family, Name, Set, Words};
 
 use crate::attributes::{Attributes, HEADER, attribute_len, comment_len};
 use crate::bytecode::verdict_code;
@@ -73,18 +73,13 @@ impl<'a> Elements<'a> {
 
     fn write_element(self, attributes: &mut Attributes, element: &Element) {
         attributes.nest(uapi::NFTA_SET_ELEM_KEY, |key| {
-            key.put(uapi::NFTA_DATA_VALUE, self.key(&element.key));
+            key.put(uapi::NFTA_DATA_VALUE, self.key(element));
         });
-        if let Some(end) = self.end(element) {
-            attributes.nest(uapi::NFTA_SET_ELEM_KEY_END, |key| {
-                key.put(uapi::NFTA_DATA_VALUE, self.key(end));
-            });
-        }
         if self.change == Change::Delete {
             return;
         }
         match &element.data {
-            Data::None | Data::Until(_) => {}
+            Data::None => {}
             Data::Value(value) => attributes.nest(uapi::NFTA_SET_ELEM_DATA, |data| {
                 data.put(uapi::NFTA_DATA_VALUE, self.value(value));
             }),
@@ -105,13 +100,12 @@ impl<'a> Elements<'a> {
 
     /// The length of what [`Self::write`] writes for one element.
     fn element_len(self, element: &Element) -> usize {
-        let nested = |key| HEADER + attribute_len(self.key(key).len());
-        let key = HEADER + nested(&element.key) + self.end(element).map_or(0, nested);
+        let key = HEADER + HEADER + attribute_len(self.key(element).len());
         if self.change == Change::Delete {
             return key;
         }
         let data = match &element.data {
-            Data::None | Data::Until(_) => 0,
+            Data::None => 0,
             Data::Value(value) => HEADER + attribute_len(self.value(value).len()),
             Data::Verdict(verdict) => {
                 let (_, chain) = verdict_code(verdict);
@@ -122,17 +116,8 @@ impl<'a> Elements<'a> {
         key + data + element.comment.as_ref().map_or(0, comment_len)
     }
 
-    /// The last key that the element matches, where the kernel wants to be told.
-    fn end(self, element: &'a Element) -> Option<&'a Words> {
-        match (&element.data, self.set.kind) {
-            (Data::Until(end), _) => Some(end),
-            (_, SetKind::Ranges) => Some(&element.key),
-            _ => None,
-        }
-    }
-
-    fn key(self, key: &Words) -> &[u8] {
-        unpadded(key, sets::length(&self.set.key, self.family))
+    fn key(self, element: &Element) -> &[u8] {
+        unpadded(&element.key, sets::length(&self.set.key, self.family))
     }
 
     fn value(self, value: &Words) -> &[u8] {

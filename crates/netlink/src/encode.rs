@@ -130,6 +130,11 @@ impl Encoder<'_> {
                 sets::declare(&mut self.attributes, set, self.transaction, id);
                 self.put(&self.header(libc::NFT_MSG_NEWSET), MsgType::Add)
             }
+            Op::DeleteSet(name) => {
+                self.attributes.put_name(uapi::NFTA_SET_TABLE, &self.transaction.table);
+                self.attributes.put_name(uapi::NFTA_SET_NAME, name);
+                self.put(&self.header(libc::NFT_MSG_DELSET), MsgType::Del)
+            }
             Op::FlushSet(set) => {
                 put_set(&mut self.attributes, &self.transaction.table, set);
                 self.put(&self.header(libc::NFT_MSG_DELSETELEM), MsgType::Del)

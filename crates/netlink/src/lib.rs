@@ -1,8 +1,9 @@
 //! Commits transactions to the kernel's nf_tables through libnftnl and libmnl, and looks after its connections.
 //!
 //! [`NfTables`] is the kernel as a [`ruleset::Kernel`]: it turns a transaction into one batch of messages, sends them with
-//! one system call, and reads what the kernel says about each. [`Committer`] runs it on a thread of its own, because the
-//! kernel works inside that call, from a tenth of a millisecond to seconds.
+//! one system call, and reads what the kernel says about each; and it reads tables back. [`Committer`] runs it on a thread of
+//! its own, because the kernel works inside its calls, from a tenth of a millisecond to seconds. [`Monitor`] tells when other
+//! programs change our tables.
 //!
 //! Tables, chains and rules are libnftnl's objects. Sets and their elements, which the `nftnl` crate has no complete types
 //! for, and of which there may be hundreds of thousands, are written straight into the batch. Everything is written the way
@@ -15,17 +16,23 @@ mod batch;
 mod bytecode;
 mod committer;
 mod conntrack;
+mod decode;
+mod describe;
+mod dump;
 mod elements;
 mod encode;
 mod expression;
 mod message;
+mod monitor;
 mod nf_tables;
 mod outcome;
 mod reply;
+mod rule_text;
 mod sets;
 mod socket;
 mod uapi;
 
-pub use committer::{Committer, Reply};
+pub use committer::{Committer, Reconciled, Reply};
 pub use conntrack::{Conntrack, ConntrackError, Flow, Flows, Tally, Tuple};
+pub use monitor::{ForeignEdit, Monitor, Program};
 pub use nf_tables::{NfTables, OpenError};

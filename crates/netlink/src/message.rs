@@ -1,11 +1,16 @@
 //! What arrives: messages and attributes, of which nothing is believed.
 
+use ruleset::Name;
+
 /// What arrived is not what netlink's messages look like.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
 /// The length of `struct nlmsghdr`.
 pub(crate) const MESSAGE_HEADER: usize = 16;
+
+/// The length of `struct nfgenmsg`.
+pub(crate) const NETFILTER_HEADER: usize = 4;
 
 /// A message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,17 +19,32 @@ pub(crate) struct Message<'a> {
     pub(crate) flags: u16,
     /// That of the request it answers.
     pub(crate) sequence: u32,
+    /// All of it, its header included.
+    pub(crate) bytes: &'a [u8],
     /// What follows the header.
     pub(crate) body: &'a [u8],
 }
 
-/// An attribute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Attribute<'a> {
-    /// Its number, without flags.
-    pub(crate) kind: u16,
-    pub(crate) value: &'a [u8],
+impl<'a> Message<'a> {
+    /// Its kind among those of nf_tables (`NFT_MSG_*`), if it is one of them.
+    pub(crate) fn nf_tables_kind(&self) -> Option<libc::c_int> {
+        let [subsystem, kind] = self.kind.to_be_bytes().map(libc::c_int::from);
+        (subsystem == libc::NFNL_SUBSYS_NFTABLES).then_some(kind)
+    }
+
+    /// The address family in the header of a message of netfilter's (`NFPROTO_*`).
+    pub(crate) fn family(&self) -> Option<u8> {
+        self.body.first().copied()
+    }
+
+    /// The attributes of a message of netfilter's.
+    pub(crate) fn attributes(&self) -> impl Iterator<Item = Result<Attribute<'a>, Malformed>> + use<'a> {
+        attributes(self.body.get(NETFILTER_HEADER..).unwrap_or_default())
+    }
 }
+
+/// An attribute: its number, without flags, and its value.
+pub(crate) type Attribute<'a> = (u16, &'a [u8]);
 
 /// The messages of a datagram. After one that is malformed there is nothing more.
 pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<Message<'_>, Malformed>> {
@@ -32,7 +52,7 @@ pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<Message<'
         let (message, after) = split(rest, u32_at(rest, 0)? as usize, MESSAGE_HEADER)?;
         let (header, body) = message.split_at_checked(MESSAGE_HEADER)?;
         let (kind, flags, sequence) = (u16_at(header, 4)?, u16_at(header, 6)?, u32_at(header, 8)?);
-        Some((Message { kind, flags, sequence, body }, after))
+        Some((Message { kind, flags, sequence, bytes: message, body }, after))
     })
 }
 
@@ -43,7 +63,7 @@ pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = Result<Attribute<
     items(bytes, |rest| {
         let (attribute, after) = split(rest, usize::from(u16_at(rest, 0)?), 4)?;
         let (header, value) = attribute.split_at_checked(4)?;
-        Some((Attribute { kind: u16_at(header, 2)? & TYPE_MASK, value }, after))
+        Some(((u16_at(header, 2)? & TYPE_MASK, value), after))
     })
 }
 
@@ -71,6 +91,22 @@ fn split(bytes: &[u8], length: usize, header: usize) -> Option<(&[u8], &[u8])> {
     let (item, _) = bytes.split_at_checked(length)?;
     let after = bytes.get(length.checked_next_multiple_of(4)?..).unwrap_or_default();
     Some((item, after))
+}
+
+/// A number in network byte order.
+pub(crate) fn number(value: &[u8]) -> Result<u32, Malformed> {
+    value.try_into().map(u32::from_be_bytes).map_err(|_| Malformed)
+}
+
+/// A string: what comes before the zero that ends it.
+pub(crate) fn string(value: &[u8]) -> Result<&str, Malformed> {
+    let end = value.iter().position(|byte| *byte == 0).ok_or(Malformed)?;
+    std::str::from_utf8(&value[..end]).map_err(|_| Malformed)
+}
+
+/// A name; `None` if it is none that we could use.
+pub(crate) fn name(value: &[u8]) -> Option<Name> {
+    Name::new(string(value).ok()?).ok()
 }
 
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

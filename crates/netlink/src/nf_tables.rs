@@ -4,10 +4,13 @@ use std::io;
 use std::time::Instant;
 
 use nftnl::FinalizedBatch;
-use ruleset::{CommitError, CommitReport, Kernel, Transaction};
+use ruleset::{CommitError, CommitReport, Family, Found, Kernel, Name, ReadError, Transaction};
 
+use crate::bytecode::protocol_family;
+use crate::dump::Reader;
 use crate::encode::{Encoded, encode};
 use crate::message::Malformed;
+use crate::monitor::Monitor;
 use crate::outcome::{Answers, judge, refused};
 use crate::reply::decode;
 use crate::socket::{ReceiveBuffer, Socket};
@@ -44,13 +47,35 @@ impl NfTables {
     /// # Errors
     /// It cannot; see [`OpenError`].
     pub fn open() -> Result<Self, OpenError> {
-        let mut kernel = Self { socket: Socket::open().map_err(diagnose)?, buffer: ReceiveBuffer::new() };
+        let socket = Socket::open().map_err(diagnose)?;
+        let mut kernel = Self { socket, buffer: ReceiveBuffer::new() };
         let nothing = nftnl::Batch::new().finalize();
         let answers = kernel.exchange(&nothing, 0).map_err(diagnose)?;
         match answers.replies.iter().find(|reply| reply.errno != 0) {
             Some(reply) => Err(diagnose(io::Error::from_raw_os_error(reply.errno))),
             None => Ok(kernel),
         }
+    }
+
+    /// Has a monitor know that what this commits is no foreign edit.
+    ///
+    /// # Errors
+    /// The kernel does not let it.
+    pub fn known_to(self, monitor: &Monitor) -> io::Result<Self> {
+        monitor.introduce(self.socket.port())?;
+        Ok(self)
+    }
+
+    /// The number of the ruleset's generation. Each commit of any program on this node, whatever it changes, makes the next.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn generation(&mut self) -> io::Result<u32> {
+        self.reader().generation()
+    }
+
+    fn reader(&mut self) -> Reader<'_> {
+        Reader { socket: &mut self.socket, buffer: &mut self.buffer }
     }
 
     /// Sends a batch and collects all that the kernel answers.
@@ -100,9 +125,13 @@ impl Kernel for NfTables {
         judge(answers.map_err(|error| refused(error, transaction))?, &contents, transaction)?;
         Ok(CommitReport { encode: encoded - start, kernel, bytes })
     }
+
+    fn read(&mut self, family: Family, table: &Name) -> Result<Option<Found>, ReadError> {
+        self.reader().table(protocol_family(family) as u8, table)
+    }
 }
 
-fn diagnose(error: io::Error) -> OpenError {
+pub(crate) fn diagnose(error: io::Error) -> OpenError {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => OpenError::NotPermitted,
         Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EINVAL) => OpenError::Missing,

@@ -5,7 +5,7 @@ use std::io;
 use ruleset::{CommitError, Rejection, Transaction};
 
 use crate::encode::{Contents, Part, elements};
-use crate::message::MESSAGE_HEADER;
+use crate::message::{MESSAGE_HEADER, NETFILTER_HEADER};
 use crate::reply::Reply;
 
 /// All that the kernel answered to a batch.
@@ -15,9 +15,6 @@ pub(crate) struct Answers {
     /// Why there may have been more.
     pub(crate) lost: Option<io::Error>,
 }
-
-/// The length of `struct nfgenmsg`.
-const NETFILTER_HEADER: usize = 4;
 
 /// Decides whether a transaction was committed.
 ///

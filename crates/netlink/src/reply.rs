@@ -41,9 +41,9 @@ pub(crate) fn decode_error(message: &Message<'_>) -> Option<Reply> {
     }
     let mut offset = None;
     for attribute in attributes(told) {
-        let attribute = attribute.ok()?;
-        if attribute.kind == uapi::NLMSGERR_ATTR_OFFS {
-            offset = Some(u32_at(attribute.value, 0)? as usize);
+        let (kind, value) = attribute.ok()?;
+        if kind == uapi::NLMSGERR_ATTR_OFFS {
+            offset = Some(u32_at(value, 0)? as usize);
         }
     }
     Some(Reply { sequence, errno, offset })

@@ -25,7 +25,9 @@ pub(crate) fn declare(attributes: &mut Attributes, set: &Set, transaction: &Tran
         }
     }
     attributes.put_u32(uapi::NFTA_SET_ID, id);
-    describe(attributes, set, family);
+    if let SetKind::Dynamic { size } = set.kind {
+        attributes.nest(uapi::NFTA_SET_DESC, |description| description.put_u32(uapi::NFTA_SET_DESC_SIZE, size.get()));
+    }
     attributes.put(uapi::NFTA_SET_USERDATA, annotations(set, family).as_bytes());
 }
 
@@ -33,29 +35,7 @@ fn flags(set: &Set) -> u32 {
     let map = if set.data.is_some() { libc::NFT_SET_MAP.cast_unsigned() } else { 0 };
     map | match set.kind {
         SetKind::Exact => 0,
-        SetKind::Ranges => libc::NFT_SET_INTERVAL.cast_unsigned() | uapi::NFT_SET_CONCAT,
         SetKind::Dynamic { .. } => (libc::NFT_SET_EVAL | libc::NFT_SET_TIMEOUT).cast_unsigned(),
-    }
-}
-
-/// By what the kernel chooses the kind of its data structure, and how large that is.
-///
-/// Fields of ranges are compared one by one, so it has to know where each ends (`nft_set_desc_concat`,
-/// net/netfilter/nf_tables_api.c). It pads them itself.
-fn describe(attributes: &mut Attributes, set: &Set, family: Family) {
-    match set.kind {
-        SetKind::Exact => {}
-        SetKind::Ranges => attributes.nest(uapi::NFTA_SET_DESC, |description| {
-            description.nest(uapi::NFTA_SET_DESC_CONCAT, |fields| {
-                for field in &set.key {
-                    let length = length(&[*field], family) as u32;
-                    fields.nest(uapi::NFTA_LIST_ELEM, |a| a.put_u32(uapi::NFTA_SET_FIELD_LEN, length));
-                }
-            });
-        }),
-        SetKind::Dynamic { size } => attributes.nest(uapi::NFTA_SET_DESC, |description| {
-            description.put_u32(uapi::NFTA_SET_DESC_SIZE, size.get());
-        }),
     }
 }
 

@@ -1,8 +1,21 @@
 //! Constants of the kernel's interface that the `libc` crate does not have, by their names in
 //! include/uapi/linux/netfilter/nf_tables.h, and those of `nft`'s annotations.
 
+pub(crate) const NFTA_TABLE_NAME: u16 = 1;
+pub(crate) const NFTA_TABLE_FLAGS: u16 = 2;
 pub(crate) const NFTA_TABLE_USERDATA: u16 = 6;
+pub(crate) const NFTA_CHAIN_TABLE: u16 = 1;
+pub(crate) const NFTA_CHAIN_NAME: u16 = 3;
+pub(crate) const NFTA_CHAIN_HOOK: u16 = 4;
+pub(crate) const NFTA_CHAIN_POLICY: u16 = 5;
+pub(crate) const NFTA_CHAIN_TYPE: u16 = 7;
+pub(crate) const NFTA_CHAIN_FLAGS: u16 = 10;
 pub(crate) const NFTA_CHAIN_USERDATA: u16 = 12;
+pub(crate) const NFTA_HOOK_HOOKNUM: u16 = 1;
+pub(crate) const NFTA_HOOK_PRIORITY: u16 = 2;
+
+pub(crate) const NFTA_RULE_TABLE: u16 = 1;
+pub(crate) const NFTA_RULE_CHAIN: u16 = 2;
 pub(crate) const NFTA_RULE_USERDATA: u16 = 7;
 
 pub(crate) const NFTA_SET_TABLE: u16 = 1;
@@ -17,11 +30,6 @@ pub(crate) const NFTA_SET_ID: u16 = 10;
 pub(crate) const NFTA_SET_USERDATA: u16 = 13;
 
 pub(crate) const NFTA_SET_DESC_SIZE: u16 = 1;
-pub(crate) const NFTA_SET_DESC_CONCAT: u16 = 2;
-pub(crate) const NFTA_SET_FIELD_LEN: u16 = 1;
-
-/// Keys are several fields, of which each has a range.
-pub(crate) const NFT_SET_CONCAT: u32 = 0x80;
 
 pub(crate) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 pub(crate) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
@@ -32,13 +40,21 @@ pub(crate) const NFTA_LIST_ELEM: u16 = 1;
 pub(crate) const NFTA_SET_ELEM_KEY: u16 = 1;
 pub(crate) const NFTA_SET_ELEM_DATA: u16 = 2;
 pub(crate) const NFTA_SET_ELEM_USERDATA: u16 = 6;
-pub(crate) const NFTA_SET_ELEM_KEY_END: u16 = 10;
 
 pub(crate) const NFTA_DATA_VALUE: u16 = 1;
 pub(crate) const NFTA_DATA_VERDICT: u16 = 2;
 
 pub(crate) const NFTA_VERDICT_CODE: u16 = 1;
 pub(crate) const NFTA_VERDICT_CHAIN: u16 = 2;
+
+pub(crate) const NFTA_GEN_ID: u16 = 1;
+pub(crate) const NFTA_GEN_PROC_PID: u16 = 2;
+pub(crate) const NFTA_GEN_PROC_NAME: u16 = 3;
+
+/// The table is switched off.
+pub(crate) const NFT_TABLE_F_DORMANT: u32 = 1;
+/// The chain belongs to a rule, and has a name made up by the kernel.
+pub(crate) const NFT_CHAIN_BINDING: u32 = 4;
 
 /// The data type of a verdict map.
 pub(crate) const NFT_DATA_VERDICT: u32 = 0xffff_ff00;

@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use anyhow::Result;
-use common::{add, chain, delete, kernel, name, nft, transaction};
+use common::{add, chain, delete, kernel, name, nft, reads_back, transaction};
 use ruleset::{
     Chain, ChainKind, Comment, Comparison, Data, DataType, Element, Family, Field, Hook, HookPoint, Interface,
     Kernel as _, Op, Rule, Selector, Set, SetKind, Statement, Table, Transaction, Verdict, Words,
@@ -29,6 +29,7 @@ fn same_as_nft(family: Family) -> Result<()> {
     let transaction = everything(family);
     let (ours, mut kernel) = kernel("ours")?;
     kernel.commit(&transaction)?;
+    reads_back(&mut kernel, &transaction)?;
 
     let theirs = Namespace::new("theirs")?;
     nft(&theirs, "-f -", &transaction.to_string())?;

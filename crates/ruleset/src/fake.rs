@@ -1,22 +1,19 @@
 //! An in-memory kernel.
 
+mod read;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::mem::discriminant;
 use std::sync::Arc;
 
 use crate::{
-    Chain, CommitError, CommitReport, Data, DataType, Element, Family, Kernel, Name, Op, Rejection, Rule, Set, SetKind,
-    Statement, Transaction, Verdict, Words,
+    Chain, CommitError, CommitReport, Data, DataType, Element, Family, Found, Kernel, Name, Op, ReadError, Rejection,
+    Rule, Set, SetKind, Statement, Transaction, Verdict, Words,
 };
 
 /// Holds tables and commits transactions as the kernel does: all or nothing, with the kernel's error numbers for what is
 /// missing, in use or there already (net/netfilter/nf_tables_api.c). A test commits the same transactions to both.
-///
-/// It is stricter with ranges ([`SetKind::Ranges`]), where the kernel does other things than asked (`nft_pipapo_insert` and
-/// `nft_pipapo_deactivate`, net/netfilter/nft_set_pipapo.c): it takes an element that encloses another, and deletes any element
-/// that the first key of the one to delete is in. Older kernels, which compare four bytes of two keys only, also leave an
-/// element out without a word if it begins within another and both have the same address; 6.18.44 refuses it.
 #[derive(Clone, Debug, Default)]
 pub struct Fake {
     tables: BTreeMap<(Family, Name), FakeTable>,
@@ -43,7 +40,7 @@ pub struct FakeChain {
 pub struct FakeSet {
     /// The set.
     pub set: Arc<Set>,
-    /// Its elements by their keys, ranges by their first.
+    /// Its elements by their keys.
     pub elements: BTreeMap<Words, Element>,
 }
 
@@ -81,6 +78,10 @@ impl Kernel for Fake {
             None => self.tables.remove(&id),
         };
         Ok(CommitReport::default())
+    }
+
+    fn read(&mut self, family: Family, table: &Name) -> Result<Option<Found>, ReadError> {
+        Ok(self.table(family, table).map(|table| table.found(family)))
     }
 }
 
@@ -132,9 +133,12 @@ impl FakeTable {
             Op::FlushChain(name) => table.chain(name).map(|chain| chain.rules.clear()).map_err(whole),
             Op::AddRule(rule) => table.add_rule(rule).map_err(whole),
             Op::AddSet(set) => table.add_set(set).map_err(whole),
+            Op::DeleteSet(name) => table.delete_set(name).map_err(whole),
             Op::FlushSet(set) => table.set(set).map(|set| set.elements.clear()).map_err(whole),
             Op::AddElements { set, elements } => each(elements, |element| table.add_element(set, element)),
-            Op::DeleteElements { set, elements } => each(elements, |element| table.set(set)?.delete(element)),
+            Op::DeleteElements { set, elements } => each(elements, |element| {
+                table.set(set)?.elements.remove(&element.key).map(|_| ()).ok_or(Errno::NoEntry)
+            }),
         }
     }
 
@@ -166,13 +170,10 @@ impl FakeTable {
 
     fn add_rule(&mut self, rule: &Rule) -> Result<(), Errno> {
         for statement in &rule.statements {
+            if let Some(set) = statement.set() {
+                self.set(set)?;
+            }
             match statement {
-                Statement::InSet { set, .. }
-                | Statement::NotInSet { set, .. }
-                | Statement::VerdictMap { map: set, .. }
-                | Statement::Dnat { map: set, .. } => {
-                    self.set(set)?;
-                }
                 Statement::Update { map, .. } => self.check_dynamic(map)?,
                 Statement::Verdict(verdict) => self.check_target(verdict)?,
                 _ => {}
@@ -196,6 +197,15 @@ impl FakeTable {
         Ok(())
     }
 
+    fn delete_set(&mut self, name: &Name) -> Result<(), Errno> {
+        let rules = self.chains.values().flat_map(|chain| &chain.rules);
+        let mut statements = rules.flat_map(|rule| &rule.statements);
+        if statements.any(|statement| statement.set().is_some_and(|set| set.name == *name)) {
+            return Err(Errno::Busy);
+        }
+        self.sets.remove(name).map(|_| ()).ok_or(Errno::NoEntry)
+    }
+
     fn add_element(&mut self, set: &Set, element: &Element) -> Result<(), Errno> {
         if let Data::Verdict(verdict) = &element.data {
             self.check_target(verdict)?;
@@ -206,7 +216,7 @@ impl FakeTable {
     fn check_dynamic(&mut self, map: &Set) -> Result<(), Errno> {
         match self.set(map)?.set.kind {
             SetKind::Dynamic { .. } => Ok(()),
-            SetKind::Exact | SetKind::Ranges => Err(Errno::Unsupported),
+            SetKind::Exact => Err(Errno::Unsupported),
         }
     }
 
@@ -229,18 +239,21 @@ impl FakeTable {
 impl FakeSet {
     /// The element that matches a key.
     pub fn get(&self, key: &Words) -> Option<&Element> {
-        // Ranges do not overlap, and what their keys begin with is equal: only the last that starts before can match.
-        let (_, element) = self.elements.range(..=key).next_back()?;
-        (key <= end(element)).then_some(element)
+        self.elements.get(key)
     }
 
     fn add(&mut self, element: &Element) -> Result<(), Errno> {
-        if !self.can_hold(element) {
+        let fits = matches!(
+            (&self.set.data, &element.data),
+            (None, Data::None)
+                | (Some(DataType::Verdict), Data::Verdict(_))
+                | (Some(DataType::Value(_)), Data::Value(_))
+        );
+        if !fits {
             return Err(Errno::Invalid);
         }
-        let last_before_end = self.elements.range(..=end(element)).next_back().map(|(_, known)| known);
-        match last_before_end.filter(|known| end(known) >= &element.key) {
-            Some(known) if self.is_same(known, element) => Ok(()),
+        match self.elements.get(&element.key) {
+            Some(known) if known.data == element.data => Ok(()),
             Some(_) => Err(Errno::Exists),
             None if self.is_full() => Err(Errno::Full),
             None => {
@@ -250,41 +263,21 @@ impl FakeSet {
         }
     }
 
-    fn delete(&mut self, element: &Element) -> Result<(), Errno> {
-        if matches!(element.data, Data::Until(_)) && self.set.kind != SetKind::Ranges {
-            return Err(Errno::Invalid);
-        }
-        let known = self.elements.get(&element.key).filter(|known| end(known) == end(element));
-        let key = known.ok_or(Errno::NoEntry)?.key;
-        self.elements.remove(&key);
-        Ok(())
-    }
-
-    fn can_hold(&self, element: &Element) -> bool {
-        match (&self.set.data, &element.data) {
-            (None, Data::None)
-            | (Some(DataType::Verdict), Data::Verdict(_))
-            | (Some(DataType::Value(_)), Data::Value(_)) => true,
-            (None, Data::Until(end)) => self.set.kind == SetKind::Ranges && element.key <= *end,
-            _ => false,
-        }
-    }
-
-    fn is_same(&self, known: &Element, element: &Element) -> bool {
-        let same_keys = known.key == element.key && end(known) == end(element);
-        same_keys && (self.set.data.is_none() || known.data == element.data)
-    }
-
     fn is_full(&self) -> bool {
         matches!(self.set.kind, SetKind::Dynamic { size } if self.elements.len() >= size.get() as usize)
     }
 }
 
-/// The last key that an element matches.
-const fn end(element: &Element) -> &Words {
-    match &element.data {
-        Data::Until(end) => end,
-        _ => &element.key,
+impl Statement {
+    /// The set that it looks a key up in, or adds one to.
+    const fn set(&self) -> Option<&Arc<Set>> {
+        match self {
+            Self::InSet { set, .. }
+            | Self::Update { map: set, .. }
+            | Self::VerdictMap { map: set, .. }
+            | Self::Dnat { map: set, .. } => Some(set),
+            _ => None,
+        }
     }
 }
 

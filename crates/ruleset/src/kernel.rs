@@ -3,15 +3,35 @@
 use std::io;
 use std::time::Duration;
 
-use crate::Transaction;
+use crate::{Describe, Family, Found, Name, Transaction};
 
 /// Something that commits transactions: the real kernel behind netlink, or the [`crate::Fake`].
-pub trait Kernel {
+pub trait Kernel: Describe {
     /// Commits all of a transaction, or nothing of it.
     ///
     /// # Errors
     /// Nothing was changed, except after [`CommitError::Unknown`].
     fn commit(&mut self, transaction: &Transaction) -> Result<CommitReport, CommitError>;
+
+    /// Reads a table as it is at one moment; `None` if there is none of this name.
+    ///
+    /// # Errors
+    /// It is not known what the kernel holds.
+    fn read(&mut self, family: Family, table: &Name) -> Result<Option<Found>, ReadError>;
+}
+
+/// Why a table could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It was never the same from the beginning to the end of a reading.
+    #[error("the ruleset was changed by others during each of {tries} readings")]
+    Unstable {
+        /// How often it was tried.
+        tries: u32,
+    },
+    /// The kernel did not tell, or nothing that makes sense.
+    #[error("the kernel's nf_tables cannot be read: {0}")]
+    Failed(#[from] io::Error),
 }
 
 /// What a commit took. All zero from a [`crate::Fake`], and for a transaction that changes nothing.

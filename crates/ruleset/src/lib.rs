@@ -2,22 +2,27 @@
 //!
 //! A [`Transaction`] is a list of [`Op`]s on one table. It can be printed in the syntax of `nft` (it implements `Display`),
 //! applied to the in-memory [`Fake`] kernel, or committed by the `netlink` crate to the real one; the packet tracer of the
-//! `compiler` crate interprets the [`Rule`]s that a `Fake` holds.
+//! `compiler` crate interprets the [`Rule`]s that a `Fake` holds. What a kernel holds already is [`Found`], and [`reconcile`]
+//! makes of a transaction for a whole table the one for what differs.
 
 mod fake;
+mod found;
 mod kernel;
 mod objects;
 mod print;
+mod reconcile;
 mod rule;
 mod transaction;
 mod words;
 
 pub use fake::{Fake, FakeChain, FakeSet, FakeTable};
-pub use kernel::{CommitError, CommitReport, Kernel, Rejection};
+pub use found::{Describe, Found, FoundChain, FoundSet};
+pub use kernel::{CommitError, CommitReport, Kernel, ReadError, Rejection};
 pub use objects::{
     Chain, ChainKind, Comment, Data, DataType, Element, Family, Field, Hook, HookPoint, Name, NameError, Rule, Set,
     SetKind, Table,
 };
+pub use reconcile::{Reconciliation, reconcile};
 pub use rule::{Comparison, Interface, InterfaceError, Selector, Statement, Verdict};
 pub use transaction::{Op, Transaction};
 pub use words::{Words, WordsBuilder};

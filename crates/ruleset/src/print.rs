@@ -48,6 +48,7 @@ impl Transaction {
             Op::FlushChain(name) => write!(f, "flush chain {table} {name}"),
             Op::AddRule(rule) => write!(f, "add rule {table} {} {}", rule.chain, rule.display(family)),
             Op::AddSet(set) => write!(f, "add {} {table} {} {{ {} }}", set.noun(), set.name, set_body(set, family)),
+            Op::DeleteSet(name) => write!(f, "delete set {table} {name}"),
             Op::FlushSet(set) => write!(f, "flush {} {table} {}", set.noun(), set.name),
             Op::AddElements { set, elements } => self.print_elements("add", set, elements, f),
             Op::DeleteElements { set, elements } => self.print_elements("delete", set, elements, f),
@@ -80,10 +81,7 @@ impl Set {
     /// One of its elements: key, comment and data.
     pub fn display_element<'a>(&'a self, element: &'a Element, family: Family) -> impl Display + 'a {
         Printed(move |f: &mut Formatter<'_>| {
-            match &element.data {
-                Data::Until(end) => write!(f, "{}", Range(&self.key, &element.key, end, family))?,
-                _ => write!(f, "{}", Fields(&self.key, &element.key, family))?,
-            }
+            write!(f, "{}", Fields(&self.key, &element.key, family))?;
             write!(f, "{}", commented(element.comment.as_ref()))?;
             match (&element.data, &self.data) {
                 (Data::Verdict(verdict), _) => write!(f, " : {verdict}"),
@@ -91,7 +89,7 @@ impl Set {
                     write!(f, " : {}", Fields(fields, value, family))
                 }
                 (Data::Value(value), _) => write!(f, " : {value:?}"),
-                (Data::None | Data::Until(_), _) => Ok(()),
+                (Data::None, _) => Ok(()),
             }
         })
     }
@@ -121,7 +119,6 @@ impl Statement {
             Self::Translated => f.write_str("ct status dnat"),
             Self::HasMark(bits) => write!(f, "meta mark & {bits:#010x} != 0x00000000"),
             Self::InSet { key: parts, set } => write!(f, "{} @{}", key(parts), set.name),
-            Self::NotInSet { key: parts, set } => write!(f, "{} != @{}", key(parts), set.name),
             Self::Update { key: parts, data, map, timeout } => {
                 let timeout = Seconds(timeout.get());
                 write!(f, "update @{} {{ {} timeout {timeout} : {} }}", map.name, key(parts), key(data))
@@ -185,39 +182,6 @@ impl Display for Fields<'_> {
             field.print(bytes, f)
         })
     }
-}
-
-/// The fields of two keys that only differ in the last, which is printed as a prefix if it is one.
-struct Range<'a>(&'a [Field], &'a Words, &'a Words, Family);
-
-impl Display for Range<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self(fields, start, end, family) = self;
-        let (last, equal) = fields.split_last().ok_or(fmt::Error)?;
-        let tail = |words: &'_ Words| words.as_bytes().len().checked_sub(last.padded_len(*family)).ok_or(fmt::Error);
-        let (from, to) = (&start.as_bytes()[tail(start)?..], &end.as_bytes()[tail(end)?..]);
-        if !equal.is_empty() {
-            write!(f, "{} . ", Fields(equal, start, *family))?;
-        }
-        last.print(from, f)?;
-        if from == to {
-            return Ok(());
-        }
-        if let (Field::Address, Some(length)) = (last, prefix_len(from, to)) {
-            return write!(f, "/{length}");
-        }
-        f.write_str("-")?;
-        last.print(to, f)
-    }
-}
-
-/// The length in bits of the prefix whose first and last addresses these are, if they are those of one.
-fn prefix_len(first: &[u8], last: &[u8]) -> Option<u32> {
-    let number = |bytes: &[u8]| bytes.iter().fold(0, |sum: u128, byte| sum << 8 | u128::from(*byte));
-    let differing = number(first) ^ number(last);
-    let host_bits = differing.trailing_ones();
-    let is_prefix = differing.count_ones() == host_bits && number(first) & differing == 0;
-    is_prefix.then_some(first.len() as u32 * 8 - host_bits)
 }
 
 /// A number of seconds, as days, hours, minutes and seconds.
@@ -297,7 +261,6 @@ fn set_body(set: &Set, family: Family) -> impl Display + '_ {
     };
     let kind = match set.kind {
         SetKind::Exact => String::new(),
-        SetKind::Ranges => " flags interval ;".to_owned(),
         SetKind::Dynamic { size } => format!(" size {size} ; flags dynamic,timeout ;"),
     };
     let comment =

@@ -79,13 +79,6 @@ pub enum Statement {
         /// The set.
         set: Arc<Set>,
     },
-    /// Goes on if the key is not in the set.
-    NotInSet {
-        /// What makes up the key.
-        key: Vec<Selector>,
-        /// The set.
-        set: Arc<Set>,
-    },
     /// Adds the key and what it maps to, to be forgotten after the timeout, or, if the key is there already, has the time start
     /// over: `update @MAP { KEY timeout 1h : DATA }`. What it maps to stays then. Ends the rule if there is no room for the key.
     /// `nft` prints this, but reads it only where it knows types for the selectors.

@@ -34,6 +34,8 @@ pub enum Op {
     AddRule(Rule),
     /// Adds a set or map.
     AddSet(Arc<Set>),
+    /// Deletes a set or map and its elements. It must exist, and no rule may refer to it.
+    DeleteSet(Name),
     /// Deletes all elements of a set.
     FlushSet(Arc<Set>),
     /// Adds elements. An element that exists with the same data stays; with other data, the transaction fails.

@@ -13,7 +13,7 @@ use crate::claims::{Claim, Claims};
 use crate::edit::Edit;
 use crate::flows::Datagrams;
 use crate::lb::Target;
-use crate::port::{PortRules, View};
+use crate::port::{PortRules, Treatment, View};
 use crate::sets::{Role, SetId};
 use crate::{Frontend, NodePorts};
 
@@ -94,7 +94,8 @@ impl Compiler {
                 self.flows.replace(before.as_ref().map(Port::datagrams), Some(port.datagrams()));
             }
             let before = before.map(|port| port.rules).unwrap_or_default();
-            port.rules.keep_positions_of(&before);
+            let found = self.adopted.numbers_of(&port.rules);
+            port.rules.keep_positions_of(found.as_ref().unwrap_or(&before));
             self.replace(&port.claim.port, &before, &port.rules, edit);
             programmed.push(port);
         }
@@ -216,6 +217,12 @@ impl Port {
     /// Every frontend it claims, with itself.
     fn claims(&self) -> impl Iterator<Item = (&Self, Frontend)> {
         self.rules.frontends.iter().chain(self.lost.iter().copied()).map(move |frontend| (self, frontend))
+    }
+
+    /// Whether connections to the ClusterIP come to it, and not to an older Service that claims the same.
+    pub(super) fn owns_cluster_ip(&self, claims: &Claims) -> bool {
+        let is_owner = |frontend| claims.is_owner(frontend, &self.claim.port);
+        self.rules.frontends.of(Treatment::Cluster).any(is_owner)
     }
 
     /// Sets aside the frontends that others own.

@@ -38,7 +38,7 @@ const RANGES: [&str; 4] = ["203.0.113.0/24", "203.0.113.0/25", "10.0.0.0/8", "19
 const SERVICE_CIDRS: [&str; 3] = ["172.30.0.0/16", "172.30.0.0/24", "5.6.7.0/24"];
 
 /// One change to one of a few Services, or to the cluster.
-fn change() -> impl Strategy<Value = Update> {
+pub(crate) fn change() -> impl Strategy<Value = Update> {
     let index = 0..SERVICES.len();
     prop_oneof![
         3 => service_change(),

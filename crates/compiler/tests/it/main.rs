@@ -5,6 +5,7 @@
 mod affinity;
 mod histories;
 mod packets;
+mod reconcile;
 mod rules;
 mod service_cidrs;
 mod shape;

@@ -35,12 +35,12 @@ impl Flow {
     pub(super) fn decode(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
         let (mut original, mut reply, mut id, mut zone) = (None, None, None, 0);
         for attribute in attributes(bytes) {
-            let attribute = attribute?;
-            match attribute.kind {
-                uapi::CTA_TUPLE_ORIG => original = Tuple::decode(attribute.value)?,
-                uapi::CTA_TUPLE_REPLY => reply = Tuple::decode(attribute.value)?,
-                uapi::CTA_ID => id = Some(u32::from_be_bytes(exactly(attribute.value)?)),
-                uapi::CTA_ZONE => zone = u16::from_be_bytes(exactly(attribute.value)?),
+            let (kind, value) = attribute?;
+            match kind {
+                uapi::CTA_TUPLE_ORIG => original = Tuple::decode(value)?,
+                uapi::CTA_TUPLE_REPLY => reply = Tuple::decode(value)?,
+                uapi::CTA_ID => id = Some(u32::from_be_bytes(exactly(value)?)),
+                uapi::CTA_ZONE => zone = u16::from_be_bytes(exactly(value)?),
                 _ => {}
             }
         }
@@ -56,11 +56,11 @@ impl Tuple {
     fn decode(bytes: &[u8]) -> Result<Option<(u8, Self)>, Malformed> {
         let (mut addresses, mut ports, mut zone) = ((None, None), None, 0);
         for attribute in attributes(bytes) {
-            let attribute = attribute?;
-            match attribute.kind {
-                uapi::CTA_TUPLE_IP => addresses = decode_addresses(attribute.value)?,
-                uapi::CTA_TUPLE_PROTO => ports = decode_ports(attribute.value)?,
-                uapi::CTA_TUPLE_ZONE => zone = u16::from_be_bytes(exactly(attribute.value)?),
+            let (kind, value) = attribute?;
+            match kind {
+                uapi::CTA_TUPLE_IP => addresses = decode_addresses(value)?,
+                uapi::CTA_TUPLE_PROTO => ports = decode_ports(value)?,
+                uapi::CTA_TUPLE_ZONE => zone = u16::from_be_bytes(exactly(value)?),
                 _ => {}
             }
         }
@@ -91,12 +91,12 @@ impl Tuple {
 fn decode_addresses(bytes: &[u8]) -> Result<(Option<IpAddr>, Option<IpAddr>), Malformed> {
     let (mut source, mut destination) = (None, None);
     for attribute in attributes(bytes) {
-        let attribute = attribute?;
-        let (place, address) = match attribute.kind {
-            uapi::CTA_IP_V4_SRC => (&mut source, IpAddr::from(exactly::<4>(attribute.value)?)),
-            uapi::CTA_IP_V4_DST => (&mut destination, IpAddr::from(exactly::<4>(attribute.value)?)),
-            uapi::CTA_IP_V6_SRC => (&mut source, IpAddr::from(exactly::<16>(attribute.value)?)),
-            uapi::CTA_IP_V6_DST => (&mut destination, IpAddr::from(exactly::<16>(attribute.value)?)),
+        let (kind, value) = attribute?;
+        let (place, address) = match kind {
+            uapi::CTA_IP_V4_SRC => (&mut source, IpAddr::from(exactly::<4>(value)?)),
+            uapi::CTA_IP_V4_DST => (&mut destination, IpAddr::from(exactly::<4>(value)?)),
+            uapi::CTA_IP_V6_SRC => (&mut source, IpAddr::from(exactly::<16>(value)?)),
+            uapi::CTA_IP_V6_DST => (&mut destination, IpAddr::from(exactly::<16>(value)?)),
             _ => continue,
         };
         *place = Some(address);
@@ -108,11 +108,11 @@ fn decode_addresses(bytes: &[u8]) -> Result<(Option<IpAddr>, Option<IpAddr>), Ma
 fn decode_ports(bytes: &[u8]) -> Result<Option<(u8, u16, u16)>, Malformed> {
     let (mut protocol, mut source, mut destination) = (None, None, None);
     for attribute in attributes(bytes) {
-        let attribute = attribute?;
-        match attribute.kind {
-            uapi::CTA_PROTO_NUM => protocol = Some(u8::from_be_bytes(exactly(attribute.value)?)),
-            uapi::CTA_PROTO_SRC_PORT => source = Some(u16::from_be_bytes(exactly(attribute.value)?)),
-            uapi::CTA_PROTO_DST_PORT => destination = Some(u16::from_be_bytes(exactly(attribute.value)?)),
+        let (kind, value) = attribute?;
+        match kind {
+            uapi::CTA_PROTO_NUM => protocol = Some(u8::from_be_bytes(exactly(value)?)),
+            uapi::CTA_PROTO_SRC_PORT => source = Some(u16::from_be_bytes(exactly(value)?)),
+            uapi::CTA_PROTO_DST_PORT => destination = Some(u16::from_be_bytes(exactly(value)?)),
             _ => {}
         }
     }

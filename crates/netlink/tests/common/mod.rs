@@ -8,10 +8,11 @@ use std::num::NonZeroU32;
 use std::process::Stdio;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use netlink::NfTables;
 use ruleset::{
-    Chain, Comment, Data, DataType, Element, Family, Field, Name, Op, Set, SetKind, Table, Transaction, Verdict, Words,
+    Chain, Comment, Data, DataType, Element, Family, Field, Kernel as _, Name, Op, Set, SetKind, Table, Transaction,
+    Verdict, Words, reconcile,
 };
 use testing::netns::Namespace;
 
@@ -112,4 +113,23 @@ pub(crate) fn add(set: &Arc<Set>, elements: Vec<Element>) -> Op {
 
 pub(crate) fn delete(set: &Arc<Set>, elements: Vec<Element>) -> Op {
     Op::DeleteElements { set: Arc::clone(set), elements }
+}
+
+/// Reads back the table that a transaction made from nothing, and makes sure that it is just that.
+pub(crate) fn reads_back(kernel: &mut NfTables, full: &Transaction) -> Result<()> {
+    let found = kernel.read(full.family, &full.table)?.context("there is no table")?;
+    let reconciliation = reconcile(full.clone(), Some(&found), kernel);
+    ensure!(reconciliation.transaction.is_empty(), "what differs:\n{}{found:#?}", reconciliation.transaction);
+    ensure!(reconciliation.unwanted.is_empty(), "unwanted: {:?}", reconciliation.unwanted);
+    let sorted = |mut elements: Vec<Element>| {
+        elements.sort_by_key(|element| element.key);
+        elements
+    };
+    for op in &full.ops {
+        if let Op::AddElements { set, elements } = op {
+            let found = found.sets.get(&set.name).map(|set| sorted(set.elements.clone()));
+            ensure!(found == Some(sorted(elements.clone())), "{}: {elements:?}, found {found:?}", set.name);
+        }
+    }
+    Ok(())
 }

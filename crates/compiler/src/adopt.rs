@@ -1,0 +1,143 @@
+//! What an earlier run left in the kernel and the next one goes on with: an unchanged restart writes nothing then.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use model::Family;
+use ruleset::{Data, Element, Found, Name, Verdict, Words};
+
+use crate::chains::MAX_COMMON;
+use crate::frontend::{Scope, parse_socket};
+use crate::lb::{LbChain, LbKind};
+use crate::name;
+use crate::port::PortRules;
+use crate::sets::{Role, SetId};
+
+/// What stands at a number that no endpoint has. None is wanted there.
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
+
+/// Choices that were made before, and that are as good as any others.
+#[derive(Debug, Default)]
+pub(crate) struct Adopted {
+    /// The endpoints of each frontend by their numbers. A frontend is known by its key.
+    endpoints: HashMap<(Role, Words), Vec<SocketAddr>>,
+    /// The load-balancing chains that exist, and whether an element leads to them.
+    pub(crate) chains: Vec<(LbChain, bool)>,
+    /// Those whose ClusterIP frontends have a set of their own, in the order in which packets meet them.
+    pub(crate) common: Vec<LbChain>,
+}
+
+impl Adopted {
+    /// Recognizes what is ours in a table. What others put there is passed over.
+    pub(crate) fn of(found: &Found) -> Self {
+        let mut endpoints = HashMap::new();
+        for id in SetId::all() {
+            if let SetId::Frontends(_, role @ (Role::Endpoints | Role::LocalEndpoints)) = id
+                && let Some(set) = found.sets.get(&id.define().name)
+            {
+                endpoints.extend(by_frontend(&set.elements).map(|(key, list)| ((role, key), in_order(list))));
+            }
+        }
+        let elements = found.sets.values().flat_map(|set| &set.elements);
+        let entered: HashSet<_> = elements.filter_map(|element| target(&element.data)).collect();
+        let chain = |name| LbChain::parse(name).map(|chain| (chain, entered.contains(name)));
+        Self { endpoints, chains: found.chains.keys().filter_map(chain).collect(), common: common(found) }
+    }
+
+    /// The numbers that the endpoints of a Service port have had: those of any of its frontends, as they all have the same.
+    pub(crate) fn numbers_of(&self, rules: &PortRules) -> Option<PortRules> {
+        let list = |role| {
+            let mut lists = rules.frontends.iter().filter_map(|frontend| self.endpoints.get(&(role, frontend.key())));
+            lists.next().cloned().unwrap_or_default()
+        };
+        let (cluster, local) = (list(Role::Endpoints), list(Role::LocalEndpoints));
+        let any = !cluster.is_empty() || !local.is_empty();
+        any.then(|| PortRules { cluster, local, ..PortRules::default() })
+    }
+}
+
+/// The chains with a set of their own. As a set stays once it is there, those that are empty have to go when no other number
+/// would find room beside them.
+fn common(found: &Found) -> Vec<LbChain> {
+    let chain_of = |set: &str| {
+        let count = set.strip_prefix("service-ips-")?;
+        let (affinity, count) = count.strip_prefix("affinity-").map_or((false, count), |count| (true, count));
+        let endpoints = count.parse().ok()?;
+        let chain = LbChain { scope: Scope::Address, kind: LbKind::Cluster, affinity, endpoints };
+        (SetId::Common { affinity, endpoints }.define().name.as_str() == set).then_some(chain)
+    };
+    let rules = found.chains.get(&name("cluster-services")).map_or(&[][..], |chain| chain.rules.as_slice());
+    // However a rule is put into words, the name of its set is one of them.
+    let words = rules.iter().flat_map(|rule| rule.split(|c: char| !c.is_ascii_alphanumeric() && c != '-'));
+    let position = |set: &Name| words.clone().position(|word| word == set.as_str()).unwrap_or(usize::MAX);
+    let sets = found.sets.iter().filter_map(|(name, set)| Some((chain_of(name.as_str())?, name, set)));
+    let mut common: Vec<_> = sets.map(|(chain, name, set)| (position(name), chain, set)).collect();
+    if common.len() >= MAX_COMMON {
+        common.retain(|(_, _, set)| !set.elements.is_empty());
+    }
+    common.sort_unstable_by_key(|(position, chain, _)| (*position, *chain));
+    common.into_iter().map(|(_, chain, _)| chain).take(MAX_COMMON).collect()
+}
+
+/// Takes the elements of a map of endpoints apart: the key of the frontend, and numbers and endpoints.
+fn by_frontend(elements: &[Element]) -> impl Iterator<Item = (Words, Vec<(usize, SocketAddr)>)> + use<> {
+    let mut frontends: HashMap<Words, Vec<_>> = HashMap::new();
+    for element in elements {
+        let entry = || {
+            let (frontend, number) = element.key.as_bytes().split_last_chunk::<4>()?;
+            let number = usize::try_from(u32::from_ne_bytes(*number)).ok()?;
+            Some((Words::from_bytes(frontend)?, number, endpoint(&element.data)?))
+        };
+        if let Some((frontend, number, endpoint)) = entry() {
+            frontends.entry(frontend).or_default().push((number, endpoint));
+        }
+    }
+    frontends.into_iter()
+}
+
+const fn target(data: &Data) -> Option<&Name> {
+    match data {
+        Data::Verdict(Verdict::Goto(chain)) => Some(chain),
+        _ => None,
+    }
+}
+
+fn endpoint(data: &Data) -> Option<SocketAddr> {
+    let Data::Value(value) = data else { return None };
+    let family = if value.as_bytes().len() < 16 { Family::V4 } else { Family::V6 };
+    parse_socket(family, value.as_bytes())
+}
+
+/// The list with each endpoint at its number. It may have gaps, but none so large that others could make us run out of memory,
+/// and an endpoint is in it once.
+fn in_order(mut entries: Vec<(usize, SocketAddr)>) -> Vec<SocketAddr> {
+    let most = 2 * entries.len() + 16;
+    entries.sort_unstable();
+    let mut list = Vec::with_capacity(entries.len());
+    let mut seen = HashSet::with_capacity(entries.len());
+    for (number, endpoint) in entries {
+        if number < most && seen.insert(endpoint) {
+            list.resize(number, NOBODY);
+            list.push(endpoint);
+        }
+    }
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 80))
+    }
+
+    #[test]
+    fn endpoints_stand_at_their_numbers_and_once() {
+        let entries = |numbers: &[(usize, u8)]| numbers.iter().map(|(n, last)| (*n, socket(*last))).collect::<Vec<_>>();
+        assert_eq!(in_order(entries(&[(2, 3), (0, 1), (1, 2)])), [socket(1), socket(2), socket(3)]);
+        assert_eq!(in_order(entries(&[(2, 3), (0, 1)])), [socket(1), NOBODY, socket(3)]);
+        assert_eq!(in_order(entries(&[(0, 1), (1, 1), (2, 2)])), [socket(1), NOBODY, socket(2)]);
+        assert_eq!(in_order(entries(&[(0, 1), (4_000_000_000, 2)])), [socket(1)]);
+    }
+}

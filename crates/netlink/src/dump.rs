@@ -1,0 +1,227 @@
+//! Reading a table back.
+
+use std::io;
+
+use ruleset::{Found, FoundChain, FoundSet, Name, ReadError};
+
+use crate::attributes::Attributes;
+use crate::decode::{self, Declared};
+use crate::message::{MESSAGE_HEADER, Malformed, Message, NETFILTER_HEADER, messages, number, u32_at};
+use crate::reply::decode_error;
+use crate::rule_text::rule_text;
+use crate::socket::{ReceiveBuffer, Socket};
+use crate::uapi;
+
+/// How often a table is read until it is the same from the beginning to the end. A reading takes some 100 ms for 100,000
+/// elements, and every change of any table on the node spoils it.
+const TRIES: u32 = 10;
+
+/// Asks the kernel what it holds.
+pub(crate) struct Reader<'a> {
+    pub(crate) socket: &'a mut Socket,
+    pub(crate) buffer: &'a mut ReceiveBuffer,
+}
+
+/// Which table.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    family: u8,
+    table: &'a Name,
+}
+
+/// Why a request was not answered.
+#[derive(Debug)]
+enum Fault {
+    /// What it asks for is not there.
+    Missing,
+    /// Something changed while it was being answered.
+    Interrupted,
+    /// Anything else.
+    Failed(io::Error),
+}
+
+impl Reader<'_> {
+    /// The state of a table at one moment.
+    pub(crate) fn table(&mut self, family: u8, table: &Name) -> Result<Option<Found>, ReadError> {
+        for _ in 0..TRIES {
+            let before = self.generation()?;
+            match self.found(Place { family, table }) {
+                Ok(found) if self.generation()? == before => return Ok(found),
+                Ok(_) | Err(Fault::Interrupted | Fault::Missing) => {}
+                Err(Fault::Failed(error)) => return Err(error.into()),
+            }
+        }
+        Err(ReadError::Unstable { tries: TRIES })
+    }
+
+    /// The number of the ruleset's generation: each commit of any program, on any table, makes the next.
+    pub(crate) fn generation(&mut self) -> io::Result<u32> {
+        let request = request(libc::NFT_MSG_GETGEN, libc::NLM_F_ACK, libc::AF_UNSPEC as u8, |_| {});
+        let mut generation = None;
+        let answered = self.ask(&request, |message| {
+            for attribute in message.attributes() {
+                if let (uapi::NFTA_GEN_ID, value) = attribute? {
+                    generation = Some(number(value)?);
+                }
+            }
+            Ok(())
+        });
+        match (answered, generation) {
+            (Ok(()), Some(generation)) => Ok(generation),
+            (Err(Fault::Failed(error)), _) => Err(error),
+            (Ok(()), None) | (Err(Fault::Missing | Fault::Interrupted), _) => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    fn found(&mut self, place: Place<'_>) -> Result<Option<Found>, Fault> {
+        let mut flags = 0;
+        let asked = request(libc::NFT_MSG_GETTABLE, libc::NLM_F_ACK, place.family, |a| {
+            a.put_name(uapi::NFTA_TABLE_NAME, place.table);
+        });
+        match self.ask(&asked, |message| decode::table_flags(message).map(|found| flags = found)) {
+            Ok(()) => {}
+            Err(Fault::Missing) => return Ok(None),
+            Err(fault) => return Err(fault),
+        }
+        let mut found = Found { beyond_repair: flags & uapi::NFT_TABLE_F_DORMANT != 0, ..Found::default() };
+        self.chains(place, &mut found)?;
+        self.rules(place, &mut found)?;
+        self.sets(place, &mut found)?;
+        for (name, set) in &mut found.sets {
+            let request = request(libc::NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, place.family, |a| {
+                a.put_name(uapi::NFTA_SET_ELEM_LIST_TABLE, place.table);
+                a.put_name(uapi::NFTA_SET_ELEM_LIST_SET, name);
+            });
+            self.ask(&request, |message| decode::elements(message, set))?;
+            set.elements.shrink_to_fit();
+        }
+        Ok(Some(found))
+    }
+
+    /// The kernel lists the chains of all tables of the family; the others' are passed over.
+    fn chains(&mut self, place: Place<'_>, found: &mut Found) -> Result<(), Fault> {
+        let request = request(libc::NFT_MSG_GETCHAIN, libc::NLM_F_DUMP, place.family, |a| {
+            a.put_name(uapi::NFTA_CHAIN_TABLE, place.table);
+        });
+        self.ask(&request, |message| {
+            match decode::chain(message, place.table)? {
+                Some(Declared { name: Some(name), declaration }) => {
+                    found.chains.insert(name, FoundChain { declaration, rules: Vec::new() });
+                }
+                Some(Declared { name: None, .. }) => found.beyond_repair = true,
+                None => {}
+            }
+            Ok(())
+        })
+    }
+
+    fn rules(&mut self, place: Place<'_>, found: &mut Found) -> Result<(), Fault> {
+        let request = request(libc::NFT_MSG_GETRULE, libc::NLM_F_DUMP, place.family, |a| {
+            a.put_name(uapi::NFTA_RULE_TABLE, place.table);
+        });
+        self.ask(&request, |message| {
+            let name = decode::chain_of_rule(message)?;
+            // Those of chains that belong to rules go with them.
+            if let Some(chain) = name.and_then(|name| found.chains.get_mut(&name)) {
+                chain.rules.push(rule_text(message)?);
+            }
+            Ok(())
+        })
+    }
+
+    fn sets(&mut self, place: Place<'_>, found: &mut Found) -> Result<(), Fault> {
+        let request = request(libc::NFT_MSG_GETSET, libc::NLM_F_DUMP, place.family, |a| {
+            a.put_name(uapi::NFTA_SET_TABLE, place.table);
+        });
+        self.ask(&request, |message| {
+            match decode::set(message)? {
+                Some(Declared { name: Some(name), declaration }) => {
+                    found.sets.insert(name, FoundSet { declaration, ..FoundSet::default() });
+                }
+                Some(Declared { name: None, .. }) => found.beyond_repair = true,
+                None => {}
+            }
+            Ok(())
+        })
+    }
+
+    /// Sends a request and hands over the messages of the answer, to its end. The kernel makes the next part of an answer when
+    /// one is taken, so there is nothing to wait for.
+    fn ask(&mut self, request: &[u8], mut each: impl FnMut(Message<'_>) -> Result<(), Malformed>) -> Result<(), Fault> {
+        // What is left of an answer that was not understood would be taken for this one.
+        while self.socket.receive(self.buffer).map_err(Fault::Failed)?.is_some() {}
+        self.socket.request(request).map_err(Fault::Failed)?;
+        let mut answered = Ok(());
+        loop {
+            let Some(datagram) = self.socket.receive(self.buffer).map_err(Fault::Failed)? else {
+                return Err(Fault::Failed(io::ErrorKind::UnexpectedEof.into()));
+            };
+            for message in messages(datagram) {
+                let handled = message.map_err(malformed).and_then(|message| take(message, &mut each));
+                match handled {
+                    Ok(Progress::More) => {}
+                    Ok(Progress::End) => return answered,
+                    Err(fault) => answered = answered.and(Err(fault)),
+                }
+            }
+            if matches!(answered, Err(Fault::Missing | Fault::Failed(_))) {
+                return answered;
+            }
+        }
+    }
+}
+
+/// Whether an answer is complete.
+enum Progress {
+    More,
+    End,
+}
+
+fn take(message: Message<'_>, each: &mut impl FnMut(Message<'_>) -> Result<(), Malformed>) -> Result<Progress, Fault> {
+    let is_interrupted = message.flags & libc::NLM_F_DUMP_INTR as u16 != 0;
+    match libc::c_int::from(message.kind) {
+        libc::NLMSG_ERROR => {
+            let reply = decode_error(&message).ok_or(Malformed).map_err(malformed)?;
+            check(reply.errno).map(|()| Progress::End)
+        }
+        libc::NLMSG_DONE => {
+            // It may come with an error, as any message may with the flag.
+            let errno = u32_at(message.body, 0).map_or(0, u32::cast_signed).saturating_neg();
+            check(errno)?;
+            if is_interrupted { Err(Fault::Interrupted) } else { Ok(Progress::End) }
+        }
+        _ if is_interrupted => Err(Fault::Interrupted),
+        _ => each(message).map(|()| Progress::More).map_err(malformed),
+    }
+}
+
+fn check(errno: i32) -> Result<(), Fault> {
+    match errno {
+        0 => Ok(()),
+        libc::ENOENT => Err(Fault::Missing),
+        libc::EINTR => Err(Fault::Interrupted),
+        errno => Err(Fault::Failed(io::Error::from_raw_os_error(errno))),
+    }
+}
+
+fn malformed(Malformed: Malformed) -> Fault {
+    Fault::Failed(io::Error::new(io::ErrorKind::InvalidData, "an answer of the kernel's makes no sense"))
+}
+
+/// A message that asks for something: `struct nlmsghdr`, `struct nfgenmsg`, attributes.
+fn request(kind: libc::c_int, flags: libc::c_int, family: u8, fill: impl FnOnce(&mut Attributes)) -> Vec<u8> {
+    let mut attributes = Attributes::default();
+    fill(&mut attributes);
+    let length = MESSAGE_HEADER + NETFILTER_HEADER + attributes.as_bytes().len();
+    let kind = (libc::NFNL_SUBSYS_NFTABLES << 8 | kind) as u16;
+    let flags = (libc::NLM_F_REQUEST | flags) as u16;
+    let mut message = Vec::with_capacity(length);
+    message.extend_from_slice(&(length as u32).to_ne_bytes());
+    message.extend_from_slice(&kind.to_ne_bytes());
+    message.extend_from_slice(&flags.to_ne_bytes());
+    // Sequence number and port: there is one answer at a time, and the kernel knows the port.
+    message.extend_from_slice(&[0; 8]);
+    message.extend_from_slice(&[family, libc::NFNETLINK_V0 as u8, 0, 0]);
+    message.extend_from_slice(attributes.as_bytes());
+    message
+}
