@@ -4,11 +4,13 @@
 //! family it has a `Table`, which compiles changes into transactions and has them committed on a thread of their own.
 //! Beside it run two HTTP servers. [`run`] puts all this together; `main.rs` adds the command line and the exit code.
 
+mod commit;
 mod conflicts;
 mod flags;
 mod http;
 mod node;
 mod pacer;
+mod repairs;
 mod run;
 mod source;
 mod syncer;

@@ -10,7 +10,7 @@ use compiler::{Compiler, Mark, Options, Pods};
 use config::{Config, LocalTraffic};
 use informer::{Event, Reporter};
 use model::Family;
-use netlink::{Committer, NfTables};
+use netlink::{Committer, Monitor, NfTables};
 use telemetry::{Health, Metrics};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -27,6 +27,9 @@ use crate::table::Table;
 
 /// How many messages of updates may wait to be taken in. The sources wait when it is reached.
 const UPDATES: usize = 4096;
+
+/// How many edits of other programs may wait to be looked at.
+const EDITS: usize = 64;
 
 /// Runs the proxy until it is told to end by a signal. The rules stay in the kernel then, and go on working.
 ///
@@ -83,23 +86,27 @@ async fn proxy(config: &Config, name: &str, source: Source, telemetry: Telemetry
     });
     let facts = source.node(name, &reporter).await?;
     telemetry.health.set_node_eligible(facts.known);
-    let tables = tables(config, &facts, &telemetry)?;
+    let (edits, edited) = mpsc::channel(EDITS);
+    // Those that find no room are seen to with those that wait.
+    let monitor = Monitor::spawn(compiler::table_name(), move |edit| drop(edits.try_send(edit)))?;
+    let tables = tables(config, &facts, &telemetry, &monitor)?;
 
     let (updates, received) = mpsc::channel(UPDATES);
     let source = source.run(facts, updates, reporter, telemetry.health.clone());
     // As tasks of their own they go on while this process ends, so that no commit has to be waited for.
-    let (source, syncer) = (tokio::spawn(source), tokio::spawn(Syncer::new(tables, telemetry).run(received)));
+    let (source, syncer) = (tokio::spawn(source), tokio::spawn(Syncer::new(tables, telemetry).run(received, edited)));
     tokio::try_join!(async { source.await? }, async { syncer.await? })?;
     Ok(())
 }
 
-fn tables(config: &Config, facts: &NodeFacts, telemetry: &Telemetry) -> Result<Vec<Table>> {
+fn tables(config: &Config, facts: &NodeFacts, telemetry: &Telemetry, monitor: &Monitor) -> Result<Vec<Table>> {
     let addresses = NodeAddresses::new(&facts.addresses, config);
     let local = node::interface_addresses()?;
     let families = node::families(addresses.primary, Path::new("/proc"))?;
     let table = |family| {
         let compiler = Compiler::new(options(config, &addresses, family, &local)?);
-        let committer = Committer::spawn(NfTables::open()?).context("cannot start the thread that commits")?;
+        let kernel = NfTables::open()?.known_to(monitor).context("cannot tell our commits from those of others")?;
+        let committer = Committer::spawn(kernel).context("cannot start the thread that commits")?;
         let pacer = Pacer::new(Instant::now(), config.min_sync_period, config.sync_period);
         Ok(Table::new(compiler, committer, pacer, telemetry.clone()))
     };

@@ -19,6 +19,7 @@ fn exercised() -> Metrics {
     metrics.cleanup_failed(Family::V6);
     metrics.programmed(Family::V4, Duration::from_millis(700));
     metrics.frontends_in_conflict(Family::V4, 2);
+    metrics.foreign_edit(Family::V6);
     metrics.object_problem("Service");
     metrics.watch_failed("endpointslices");
     metrics.healthz_answered(503);
@@ -90,6 +91,7 @@ fn events_are_counted_where_they_belong() {
         "slipstream_kernel_commit_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.0005\"} 1",
         "slipstream_transaction_operations_total{ip_family=\"IPv4\"} 12",
         "slipstream_frontends_in_conflict{ip_family=\"IPv4\"} 2",
+        "slipstream_foreign_edits_total{ip_family=\"IPv6\"} 1",
         "slipstream_object_problems_total{kind=\"Service\"} 1",
         "slipstream_watch_failures_total{resource=\"endpointslices\"} 1",
     ];
