@@ -25,6 +25,11 @@ use crate::on_demand::OnDemand;
 use crate::sets::SetId;
 use crate::{Conflict, FlowCheck, NodePorts, Options, name};
 
+/// The name of the tables, one of each family.
+pub fn table_name() -> Name {
+    name("kube-proxy")
+}
+
 /// Compiles the Services of one family, and remembers what it has compiled, so that a change costs what it changes.
 ///
 /// Its memory is only true if every transaction it returns is committed. After one that was not, call
@@ -84,7 +89,7 @@ impl Compiler {
             Family::V4 => ruleset::Family::Ip,
             Family::V6 => ruleset::Family::Ip6,
         };
-        (family, name("kube-proxy"))
+        (family, table_name())
     }
 
     /// Takes note of what the kernel holds, for the next [`Compiler::compile_all`] to go on with: the numbers of endpoints, and

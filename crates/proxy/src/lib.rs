@@ -4,6 +4,7 @@
 //! family it has a `Table`, which compiles changes into transactions and has them committed on a thread of their own.
 //! Beside it run two HTTP servers. [`run`] puts all this together; `main.rs` adds the command line and the exit code.
 
+mod commit;
 mod conflicts;
 mod flags;
 mod flows;
@@ -11,6 +12,7 @@ mod http;
 mod node;
 mod pacer;
 mod pods;
+mod repairs;
 mod run;
 mod source;
 mod syncer;

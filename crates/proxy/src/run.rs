@@ -9,7 +9,7 @@ use compiler::{Compiler, Mark, Options};
 use config::Config;
 use informer::{Event, Reporter};
 use model::Family;
-use netlink::{Committer, NfTables};
+use netlink::{Committer, Monitor, NfTables};
 use telemetry::{Health, Metrics};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -28,6 +28,9 @@ use crate::table::Table;
 
 /// How many messages of updates may wait to be taken in. The sources wait when it is reached.
 const UPDATES: usize = 4096;
+
+/// How many edits of other programs may wait to be looked at.
+const EDITS: usize = 64;
 
 /// Runs the proxy until it is told to end by a signal. The rules stay in the kernel then, and go on working.
 ///
@@ -87,7 +90,10 @@ async fn proxy(config: &Config, name: String, source: Source, telemetry: Telemet
     let families = node::families(addresses.primary, Path::new("/proc"))?;
     let local = node::interface_addresses()?;
     let ports = PortAddresses::new(&config.node_port_addresses, addresses, &families, &local);
-    let tables = tables(config, &facts, addresses, &families, &ports, &telemetry)?;
+    let (edits, edited) = mpsc::channel(EDITS);
+    // Those that find no room are seen to with those that wait.
+    let monitor = Monitor::spawn(compiler::table_name(), move |edit| drop(edits.try_send(edit)))?;
+    let tables = tables(config, &facts, addresses, &families, &ports, &telemetry, &monitor)?;
 
     let (updates, received) = mpsc::channel(UPDATES);
     let (node_ports, changed) = mpsc::channel(1);
@@ -95,7 +101,7 @@ async fn proxy(config: &Config, name: String, source: Source, telemetry: Telemet
     let follower = Follower::start(config, &facts, telemetry.health.clone(), &updates, new_addresses).await;
     let following = follower.run(status, updates.clone());
     // As tasks of their own they go on while this process ends, so that no commit has to be waited for.
-    let syncer = tokio::spawn(Syncer::new(tables, telemetry).run(received, changed));
+    let syncer = tokio::spawn(Syncer::new(tables, telemetry).run(received, changed, edited));
     let (feed, ports) = (tokio::spawn(feed.run(updates, reporter)), tokio::spawn(ports.follow(addresses, node_ports)));
     tokio::try_join!(async { feed.await? }, async { syncer.await? }, async { Ok(ports.await?) }, following)?;
     Ok(())
@@ -108,6 +114,7 @@ fn tables(
     families: &[Family],
     ports: &PortAddresses,
     telemetry: &Telemetry,
+    monitor: &Monitor,
 ) -> Result<Vec<Table>> {
     let node_cidrs = facts.node.as_ref().map_or(&[][..], |node| &node.pod_cidrs);
     let pods = pods::detection(&config.local_traffic, node_cidrs, addresses.primary, families)?;
@@ -122,7 +129,8 @@ fn tables(
             node_address: *addresses.main.get(*family),
             node_ports: ports.get(*family).clone(),
         });
-        let committer = Committer::spawn(NfTables::open()?).context("cannot start the thread that commits")?;
+        let kernel = NfTables::open()?.known_to(monitor).context("cannot tell our commits from those of others")?;
+        let committer = Committer::spawn(kernel).context("cannot start the thread that commits")?;
         let pacer = Pacer::new(Instant::now(), config.min_sync_period, config.sync_period);
         let table = Table::new(compiler, committer, pacer, telemetry.clone());
         Ok(match &flows {

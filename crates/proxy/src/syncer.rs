@@ -8,12 +8,14 @@ use std::time::SystemTime;
 use anyhow::{Result, anyhow};
 use compiler::NodePorts;
 use model::{Changes, Family, State, Update};
+use netlink::ForeignEdit;
 use telemetry::{Health, Metrics};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
-use crate::table::{Outcome, Table};
+use crate::commit::Outcome;
+use crate::table::Table;
 
 /// How many messages are taken in before the tables are looked at again.
 const BATCH: usize = 4096;
@@ -46,7 +48,7 @@ impl Syncer {
     }
 
     /// Works until `updates` is closed. `node_ports` says which of the node's addresses take NodePort traffic, whenever that
-    /// changes.
+    /// changes; `edits` are what other programs do to the tables.
     ///
     /// # Errors
     /// A committing thread has died, which only a defect of this program can bring about.
@@ -54,6 +56,7 @@ impl Syncer {
         mut self,
         mut updates: Receiver<Vec<Update>>,
         mut node_ports: Receiver<(Family, NodePorts)>,
+        mut edits: Receiver<ForeignEdit>,
     ) -> Result<()> {
         self.tables.iter().for_each(Table::loop_started);
         let mut batch = Vec::with_capacity(BATCH);
@@ -69,8 +72,9 @@ impl Syncer {
                 Some((family, addresses)) = node_ports.recv() => self.set_node_ports(family, addresses),
                 finished = finished(&mut self.tables) => {
                     let (index, outcome) = finished?;
-                    self.tables[index].finish(outcome, Instant::now());
+                    self.tables[index].finish(outcome, &self.state, Instant::now());
                 }
+                Some(edit) = edits.recv() => self.pass_on_edit(&edit),
                 () = sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
             }
         }
@@ -111,6 +115,17 @@ impl Syncer {
         }
     }
 
+    /// Before a table has been written for the first time, it is not ours yet.
+    fn pass_on_edit(&mut self, edit: &ForeignEdit) {
+        let concerns = |table: &&mut Table| match edit {
+            ForeignEdit::Seen { family, .. } => table.is_of(*family),
+            ForeignEdit::Missed => true,
+        };
+        if self.complete {
+            self.tables.iter_mut().filter(concerns).for_each(|table| table.edited(edit, Instant::now()));
+        }
+    }
+
     fn pass_on_changes(&mut self) {
         if !self.state.is_complete() {
             return;
@@ -127,11 +142,11 @@ impl Syncer {
     }
 }
 
-/// The next table whose commit has ended, by its index, and how.
+/// The next table whose job has ended, by its index, and how.
 async fn finished(tables: &mut [Table]) -> Result<(usize, Outcome)> {
     poll_fn(|context| {
         for (index, table) in tables.iter_mut().enumerate() {
-            if let Poll::Ready(outcome) = table.poll_commit(context) {
+            if let Poll::Ready(outcome) = table.poll_job(context) {
                 let family = table.family();
                 let died = || anyhow!("the thread that commits {family} rules has died: report it with this log");
                 return Poll::Ready(outcome.map(|outcome| (index, outcome)).ok_or_else(died));

@@ -1,4 +1,4 @@
-//! One family's table: compiling, committing, and what to do when a commit fails.
+//! One family's table: compiling, committing, and what to do when a commit fails or others change the table.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -8,16 +8,18 @@ use std::time::{Duration, SystemTime};
 
 use compiler::{Compiler, NodePorts};
 use model::{Changes, Family, ServiceName, State};
-use netlink::{Committer, Reply};
-use ruleset::{CommitError, CommitReport, Transaction};
+use netlink::{ForeignEdit, Reconciled};
+use ruleset::{Found, Name, Op, ReadError, Transaction};
 use telemetry::{Moment, SyncKind};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+use crate::commit::{Commit, Outcome};
 use crate::conflicts::Conflicts;
 use crate::flows::CheckFlows;
 use crate::pacer::Pacer;
+use crate::repairs::Repairs;
 use crate::syncer::Telemetry;
 
 /// How long after a sync, if nothing else is to be done, chains that no Service needs any more are deleted. Before kernel
@@ -28,25 +30,11 @@ const SWEEP_DELAY: Duration = Duration::from_secs(10);
 /// How many times of changes are remembered for their programming latency while syncs fail.
 const MAX_TRIGGERED: usize = 10_000;
 
-/// How a commit ended.
-pub(crate) type Outcome = Result<CommitReport, CommitError>;
-
-/// Commits transactions without blocking the caller: [`Committer`], or something of the tests that does without a thread.
-pub(crate) trait Commit: Send {
-    /// Hands over a transaction. `reply` is called with the outcome, or dropped if there will be none.
-    fn commit(&self, transaction: Transaction, reply: Reply);
-}
-
-impl Commit for Committer {
-    fn commit(&self, transaction: Transaction, reply: Reply) {
-        Self::commit(self, transaction, reply);
-    }
-}
-
 /// The table of one family and the way it is kept true.
 ///
-/// At most one transaction is on its way to the kernel at a time. One that fails leaves the rules as they were; the next
-/// sync then writes everything anew, because what the compiler remembers is no longer what the kernel has.
+/// At most one job is on its way to the kernel at a time. Whenever it is not certain that the kernel has what the compiler
+/// remembers, which is at the start, after a transaction that failed, and after other programs changed the table, the next sync
+/// looks at everything: it reads the table, has the compiler go on with what is there, and writes what differs.
 pub(crate) struct Table {
     compiler: Compiler,
     committer: Box<dyn Commit>,
@@ -59,15 +47,19 @@ pub(crate) struct Table {
     waiting: BTreeSet<ServiceName>,
     /// When the changes that the kernel does not have were made.
     triggered: Vec<SystemTime>,
-    /// Whether the next sync has to write everything.
+    /// Whether the next sync has to look at everything.
     everything: bool,
     /// Whether the last sync failed.
     failing: bool,
+    /// When what others did is undone.
+    repairs: Repairs,
+    /// Chains without rules that are in the table and should not be; see [`ruleset::Reconciliation::unwanted`].
+    unwanted: BTreeSet<Name>,
     sweep_at: Option<Instant>,
     running: Option<Running>,
 }
 
-/// A transaction on its way.
+/// A job on its way.
 #[derive(Debug)]
 struct Running {
     job: Job,
@@ -76,7 +68,15 @@ struct Running {
 
 #[derive(Debug)]
 enum Job {
-    Sync { kind: SyncKind, began: Instant, triggered: Vec<SystemTime>, operations: usize },
+    /// Reads the table, to look at everything.
+    Read {
+        began: Instant,
+    },
+    Sync {
+        kind: SyncKind,
+        began: Instant,
+        triggered: Vec<SystemTime>,
+    },
     Sweep,
 }
 
@@ -99,6 +99,8 @@ impl Table {
             triggered: Vec::new(),
             everything: true,
             failing: false,
+            repairs: Repairs::default(),
+            unwanted: BTreeSet::new(),
             sweep_at: None,
             running: None,
         }
@@ -112,6 +114,11 @@ impl Table {
 
     pub(crate) const fn family(&self) -> Family {
         self.compiler.family()
+    }
+
+    /// Whether it is the table of this family.
+    pub(crate) fn is_of(&self, family: ruleset::Family) -> bool {
+        self.compiler.table().0 == family
     }
 
     /// How many Services have changes that no sync has begun to write.
@@ -139,13 +146,33 @@ impl Table {
         self.compiler.set_node_ports(node_ports);
     }
 
+    /// Takes note that another program changed the table, or may have done so, and asks for a repair.
+    pub(crate) fn edited(&mut self, edit: &ForeignEdit, now: Instant) {
+        let family = self.family();
+        let is_new = self.repairs.request(now);
+        match edit {
+            ForeignEdit::Seen { by, .. } => {
+                self.telemetry.metrics.foreign_edit(family);
+                if is_new {
+                    let who = by.as_ref().map_or_else(|| "another program".to_owned(), ToString::to_string);
+                    warn!(%family, "{who} changed the table kube-proxy, which is ours: it is being repaired");
+                }
+            }
+            ForeignEdit::Missed => {
+                debug!(%family, "commits of other programs may have been missed: the table is checked");
+            }
+        }
+        self.everything = true;
+        self.queued();
+    }
+
     /// Starts a sync or a sweep if it is time for one.
     pub(crate) fn start_what_is_due(&mut self, state: &State, now: Instant) {
         if self.wake().is_none_or(|at| at > now) {
             return;
         }
-        if self.pacer.next_run().is_some() {
-            self.sync(state);
+        if self.next_sync().is_some() {
+            self.sync(state, now);
         } else {
             self.sweep();
         }
@@ -156,30 +183,35 @@ impl Table {
         if self.running.is_some() {
             return None;
         }
-        self.pacer.next_run().or(self.sweep_at)
+        self.next_sync().or(self.sweep_at)
     }
 
-    /// Waits for the end of the commit on its way; for ever if there is none. `None` if the committing thread has died.
-    pub(crate) fn poll_commit(&mut self, context: &mut Context<'_>) -> Poll<Option<Outcome>> {
+    fn next_sync(&self) -> Option<Instant> {
+        self.pacer.next_run().into_iter().chain(self.repairs.due()).min()
+    }
+
+    /// Waits for the end of the job on its way; for ever if there is none. `None` if the committing thread has died.
+    pub(crate) fn poll_job(&mut self, context: &mut Context<'_>) -> Poll<Option<Outcome>> {
         let Some(running) = &mut self.running else {
             return Poll::Pending;
         };
         Pin::new(&mut running.outcome).poll(context).map(Result::ok)
     }
 
-    /// Takes note of the end of a commit.
-    pub(crate) fn finish(&mut self, outcome: Outcome, now: Instant) {
+    /// Takes note of the end of a job, and goes on with the next one where it was the first of two.
+    pub(crate) fn finish(&mut self, outcome: Outcome, state: &State, now: Instant) {
         let Some(Running { job, .. }) = self.running.take() else {
             return;
         };
         match (job, outcome) {
-            (Job::Sync { kind, began, triggered, operations }, Ok(report)) => {
-                self.telemetry.metrics.committed(self.family(), operations, report.kernel);
+            (Job::Read { began }, Outcome::Read(found)) => self.sync_everything(state, began, found),
+            (Job::Sync { kind, began, triggered }, Outcome::Written(Ok(done))) => {
+                self.written(done, kind);
                 self.synced(kind, now - began, &triggered);
                 self.pacer.succeeded(now);
                 self.sweep_at = Some(now + SWEEP_DELAY);
             }
-            (Job::Sync { kind, began, triggered, .. }, Err(error)) => {
+            (Job::Sync { kind, began, triggered }, Outcome::Written(Err(error))) => {
                 self.telemetry.metrics.sync_failed(self.family(), kind, now - began);
                 self.everything = true;
                 self.failing = true;
@@ -187,40 +219,73 @@ impl Table {
                 let retry_in = self.pacer.failed(now);
                 error!(family = %self.family(), ?retry_in, "nftables sync failed, the rules in place stay: {error}");
             }
-            (Job::Sweep, Ok(_)) => debug!(family = %self.family(), "unused chains are deleted"),
-            (Job::Sweep, Err(error)) => {
+            (Job::Sweep, Outcome::Written(Ok(_))) => debug!(family = %self.family(), "unused chains are deleted"),
+            (Job::Sweep, Outcome::Written(Err(error))) => {
                 self.telemetry.metrics.cleanup_failed(self.family());
                 self.everything = true;
                 warn!(family = %self.family(), "Unable to delete stale chains; will retry later: {error}");
             }
+            (Job::Read { .. }, Outcome::Written(_)) | (Job::Sync { .. } | Job::Sweep, Outcome::Read(_)) => {
+                error!(family = %self.family(), "the answer to another job arrived: report it with this log");
+                self.everything = true;
+                self.pacer.request();
+            }
         }
     }
 
-    fn sync(&mut self, state: &State) {
-        let began = Instant::now();
+    fn sync(&mut self, state: &State, now: Instant) {
         self.pacer.started();
-        let waiting = std::mem::take(&mut self.waiting);
-        let (kind, transaction) = if std::mem::take(&mut self.everything) {
-            (SyncKind::Full, self.compiler.compile_all(state))
+        self.repairs.started(now);
+        if std::mem::take(&mut self.everything) {
+            debug!(family = %self.family(), "Reading the nftables rules that are there");
+            let (family, table) = self.compiler.table();
+            let reply = self.start(Job::Read { began: now });
+            self.committer.read(family, table, Box::new(|found| reply(Outcome::Read(found))));
         } else {
-            (SyncKind::Partial, self.compiler.compile(state, &waiting))
-        };
-        let conflicts = self.conflicts.update(self.compiler.conflicts());
-        self.telemetry.metrics.frontends_in_conflict(self.family(), conflicts);
-        let operations = transaction.len();
-        debug!(family = %self.family(), ?kind, services = waiting.len(), operations, "Syncing nftables rules");
+            self.sync_changes(state, now);
+        }
+    }
+
+    /// Writes what differs from what was found.
+    fn sync_everything(&mut self, state: &State, began: Instant, found: Result<Option<Found>, ReadError>) {
+        // What was asked for meanwhile is in the state already.
+        self.pacer.started();
+        self.waiting.clear();
+        let found = found.unwrap_or_else(|error| {
+            warn!(family = %self.family(), "the table is replaced as a whole: {error}");
+            None
+        });
+        if let Some(found) = &found {
+            self.compiler.adopt(found);
+        }
+        let full = self.compiler.compile_all(state);
+        self.tell_conflicts();
+        let triggered = std::mem::take(&mut self.triggered);
+        debug!(family = %self.family(), operations = full.len(), "Comparing nftables rules");
+        let reply = self.start(Job::Sync { kind: SyncKind::Full, began, triggered });
+        self.committer.reconcile(full, found, Box::new(|outcome| reply(Outcome::Written(outcome))));
+    }
+
+    /// Writes the changes.
+    fn sync_changes(&mut self, state: &State, began: Instant) {
+        let kind = SyncKind::Partial;
+        let waiting = std::mem::take(&mut self.waiting);
+        let transaction = self.compiler.compile(state, &waiting);
+        self.tell_conflicts();
+        debug!(family = %self.family(), services = waiting.len(), operations = transaction.len(), "Syncing nftables rules");
         let triggered = std::mem::take(&mut self.triggered);
         if transaction.is_empty() {
             // What costs the kernel nothing needs no pause after it.
             self.synced(kind, began.elapsed(), &triggered);
         } else {
-            self.commit(Job::Sync { kind, began, triggered, operations }, transaction);
+            self.commit(Job::Sync { kind, began, triggered }, transaction);
         }
     }
 
     fn sweep(&mut self) {
         self.sweep_at = None;
-        let transaction = self.compiler.sweep();
+        let mut transaction = self.compiler.sweep();
+        transaction.ops.extend(std::mem::take(&mut self.unwanted).into_iter().map(Op::DeleteChain));
         if !transaction.is_empty() {
             debug!(family = %self.family(), operations = transaction.len(), "Deleting stale nftables chains");
             self.commit(Job::Sweep, transaction);
@@ -228,10 +293,41 @@ impl Table {
     }
 
     fn commit(&mut self, job: Job, transaction: Transaction) {
+        for op in &transaction.ops {
+            if let Op::AddChain(chain) = op {
+                self.unwanted.remove(&chain.name);
+            }
+        }
+        let operations = transaction.len();
+        let done = move |report| Reconciled { replaced: false, operations, unwanted: Vec::new(), report };
+        let reply = self.start(job);
+        let reply = move |outcome: Result<_, _>| reply(Outcome::Written(outcome.map(done)));
+        self.committer.commit(transaction, Box::new(reply));
+    }
+
+    /// From now on, a job is on its way. Returns what its outcome is to be told to.
+    fn start(&mut self, job: Job) -> impl FnOnce(Outcome) + Send + use<> {
         let (reply, outcome) = oneshot::channel();
-        // If nobody waits for the outcome any more, the program is about to end.
-        self.committer.commit(transaction, Box::new(move |outcome| drop(reply.send(outcome))));
         self.running = Some(Running { job, outcome });
+        // If nobody waits for the outcome any more, the program is about to end.
+        move |outcome| drop(reply.send(outcome))
+    }
+
+    fn written(&mut self, done: Reconciled, kind: SyncKind) {
+        let family = self.family();
+        let Reconciled { replaced, operations, unwanted, report } = done;
+        if operations > 0 {
+            self.telemetry.metrics.committed(family, operations, report.kernel);
+        }
+        if kind == SyncKind::Full {
+            self.unwanted = unwanted.into_iter().collect();
+            info!(%family, replaced, operations, "all rules are in place");
+        }
+    }
+
+    fn tell_conflicts(&mut self) {
+        let conflicts = self.conflicts.update(self.compiler.conflicts());
+        self.telemetry.metrics.frontends_in_conflict(self.family(), conflicts);
     }
 
     fn synced(&mut self, kind: SyncKind, elapsed: Duration, triggered: &[SystemTime]) {
@@ -255,10 +351,7 @@ impl Table {
         if std::mem::take(&mut self.failing) {
             info!(%family, "nftables sync works again, all changes are in place");
         }
-        match kind {
-            SyncKind::Full => info!(%family, ?elapsed, "all rules are in place"),
-            SyncKind::Partial => debug!(%family, ?elapsed, "SyncProxyRules complete"),
-        }
+        debug!(%family, ?elapsed, "SyncProxyRules complete");
     }
 
     fn queued(&self) {

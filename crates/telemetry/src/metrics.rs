@@ -25,6 +25,7 @@ pub struct Metrics {
     object_problems: IntCounterVec,
     watch_failures: IntCounterVec,
     frontends_in_conflict: IntGaugeVec,
+    foreign_edits: IntCounterVec,
 }
 
 #[derive(Debug)]
@@ -112,6 +113,11 @@ impl Metrics {
                 "Frontends that more than one Service claims, so that only one of them is reachable there",
                 FAMILY,
             )?,
+            foreign_edits: register.counters(
+                "slipstream_foreign_edits_total",
+                "Commits of other programs that changed our table, each followed by a repair",
+                FAMILY,
+            )?,
             registry,
         })
     }
@@ -178,6 +184,11 @@ impl Metrics {
     /// So many frontends are claimed by more than one Service now.
     pub fn frontends_in_conflict(&self, family: Family, count: usize) {
         self.frontends_in_conflict.with_label_values(&[family.label()]).set(gauge(count));
+    }
+
+    /// Another program committed a change of our table.
+    pub fn foreign_edit(&self, family: Family) {
+        self.foreign_edits.with_label_values(&[family.label()]).inc();
     }
 
     /// An object of this kind was malformed, in whole or in part. Static, so that no object can make up a label.

@@ -22,6 +22,7 @@ fn exercised() -> Metrics {
     metrics.connections_reconciled(Family::V4, Duration::from_millis(5), 3);
     metrics.connections_reconciled(Family::V4, Duration::from_millis(1), 0);
     metrics.connections_not_reconciled(Family::V6);
+    metrics.foreign_edit(Family::V6);
     metrics.object_problem("Service");
     metrics.watch_failed("endpointslices");
     metrics.healthz_answered(503);
@@ -97,6 +98,7 @@ fn events_are_counted_where_they_belong() {
         "slipstream_kernel_commit_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.0005\"} 1",
         "slipstream_transaction_operations_total{ip_family=\"IPv4\"} 12",
         "slipstream_frontends_in_conflict{ip_family=\"IPv4\"} 2",
+        "slipstream_foreign_edits_total{ip_family=\"IPv6\"} 1",
         "slipstream_object_problems_total{kind=\"Service\"} 1",
         "slipstream_watch_failures_total{resource=\"endpointslices\"} 1",
     ];

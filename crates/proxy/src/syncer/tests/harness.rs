@@ -9,16 +9,19 @@ use model::{
     Endpoint, EndpointSlice, Family, Hints, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
     SlicePort, TrafficPolicy,
 };
-use netlink::Reply;
-use ruleset::{CommitError, Fake, FakeTable, Kernel, Name, Op, Rejection, Transaction};
+use netlink::{ForeignEdit, Reconciled, Reply};
+use ruleset::{
+    CommitError, CommitReport, Fake, FakeTable, Found, Kernel, Name, Op, ReadError, Reconciliation, Rejection,
+    Transaction, reconcile,
+};
 use tokio::sync::mpsc::{self, Sender, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::super::*;
+use crate::commit::Commit;
 use crate::flows::CheckFlows;
 use crate::pacer::Pacer;
-use crate::table::Commit;
 
 /// A kernel that tests look into.
 #[derive(Clone, Default)]
@@ -28,7 +31,10 @@ pub(super) struct Shared(Arc<Mutex<Switches>>);
 struct Switches {
     fake: Fake,
     failing: bool,
-    /// Whether commits take until [`Shared::let_go`].
+    unreadable: bool,
+    /// How often a table was read.
+    readings: usize,
+    /// Whether jobs take until [`Shared::let_go`].
     stuck: bool,
     held: Vec<Box<dyn FnOnce() + Send>>,
 }
@@ -63,19 +69,36 @@ impl Shared {
         self.lock().failing = failing;
     }
 
-    /// Has commits take their time from now on.
+    /// From now on, the table cannot be read.
+    pub(super) fn get_unreadable(&self) {
+        self.lock().unreadable = true;
+    }
+
+    /// How often the table was read.
+    pub(super) fn readings(&self) -> usize {
+        self.lock().readings
+    }
+
+    /// Changes the table as another program would.
+    pub(super) fn edit(&self, family: Family, ops: Vec<Op>) {
+        let family = if family == Family::V4 { ruleset::Family::Ip } else { ruleset::Family::Ip6 };
+        let transaction = Transaction { ops, ..Transaction::new(family, compiler::table_name()) };
+        self.lock().fake.commit(&transaction).unwrap();
+    }
+
+    /// Has jobs take their time from now on.
     pub(super) fn get_stuck(&self) {
         self.lock().stuck = true;
     }
 
-    /// Ends the commits that are stuck, and those to come at once.
+    /// Ends the jobs that are stuck, and those to come at once.
     pub(super) fn let_go(&self) {
         self.lock().stuck = false;
         let held = std::mem::take(&mut self.lock().held);
-        held.into_iter().for_each(|commit| commit());
+        held.into_iter().for_each(|job| job());
     }
 
-    /// Never answers the commits that are stuck.
+    /// Never answers the jobs that are stuck.
     pub(super) fn die(&self) {
         self.lock().held.clear();
     }
@@ -95,28 +118,70 @@ impl Shared {
     }
 }
 
-impl Commit for TestCommitter {
-    fn commit(&self, transaction: Transaction, reply: Reply) {
+impl TestCommitter {
+    /// Does a job at once, or when it is let go. What it commits is told to the test.
+    fn hand_over(&self, job: impl FnOnce(&mut Switches) -> Option<(Transaction, bool)> + Send + 'static) {
         let Self { family, shared, commits } = self;
         let (family, kernel, commits) = (*family, shared.clone(), commits.clone());
-        let commit = move || {
-            let outcome = kernel.lock().commit(&transaction);
-            // The test may have ended.
-            drop(commits.send(Committed { family, accepted: outcome.is_ok(), transaction }));
-            reply(outcome);
+        let job = move || {
+            let committed = job(&mut kernel.lock());
+            if let Some((transaction, accepted)) = committed {
+                // The test may have ended.
+                drop(commits.send(Committed { family, accepted, transaction }));
+            }
         };
         let mut switches = shared.lock();
         if switches.stuck {
-            switches.held.push(Box::new(commit));
+            switches.held.push(Box::new(job));
         } else {
             drop(switches);
-            commit();
+            job();
         }
     }
 }
 
+impl Commit for TestCommitter {
+    fn commit(&self, transaction: Transaction, reply: Reply<Result<CommitReport, CommitError>>) {
+        self.hand_over(|kernel| {
+            let outcome = kernel.commit(&transaction);
+            let accepted = outcome.is_ok();
+            reply(outcome);
+            Some((transaction, accepted))
+        });
+    }
+
+    fn read(&self, family: ruleset::Family, table: Name, reply: Reply<Result<Option<Found>, ReadError>>) {
+        self.hand_over(move |kernel| {
+            kernel.readings += 1;
+            reply(if kernel.unreadable {
+                Err(ReadError::Unstable { tries: 1 })
+            } else {
+                kernel.fake.read(family, &table)
+            });
+            None
+        });
+    }
+
+    fn reconcile(&self, full: Transaction, found: Option<Found>, reply: Reply<Result<Reconciled, CommitError>>) {
+        self.hand_over(move |kernel| {
+            let reconciliation = reconcile(full, found.as_ref(), &kernel.fake);
+            let replaced = reconciliation.replaces();
+            let Reconciliation { transaction, unwanted } = reconciliation;
+            if transaction.is_empty() {
+                let report = CommitReport::default();
+                reply(Ok(Reconciled { replaced, operations: 0, unwanted, report }));
+                return None;
+            }
+            let outcome = kernel.commit(&transaction);
+            let accepted = outcome.is_ok();
+            reply(outcome.map(|report| Reconciled { replaced, operations: transaction.len(), unwanted, report }));
+            Some((transaction, accepted))
+        });
+    }
+}
+
 impl Switches {
-    fn commit(&mut self, transaction: &Transaction) -> Outcome {
+    fn commit(&mut self, transaction: &Transaction) -> Result<CommitReport, CommitError> {
         if !self.failing {
             return self.fake.commit(transaction);
         }
@@ -142,6 +207,7 @@ pub(super) struct Harness {
     pub(super) kernels: PerFamily<Shared>,
     pub(super) updates: Sender<Vec<Update>>,
     pub(super) node_ports: Sender<(Family, NodePorts)>,
+    pub(super) edits: Sender<ForeignEdit>,
     pub(super) commits: UnboundedReceiver<Committed>,
     /// Flow checks that were handed over.
     pub(super) checks: UnboundedReceiver<(Family, Vec<FlowCheck>)>,
@@ -173,8 +239,9 @@ impl Harness {
         let tables = Family::ALL.map(table).into();
         let (updates, received) = mpsc::channel(1);
         let (addresses, changed) = mpsc::channel(1);
-        let syncer = tokio::spawn(Syncer::new(tables, telemetry.clone()).run(received, changed));
-        Self { kernels, updates, node_ports: addresses, commits, checks, telemetry, syncer }
+        let (edits, edited) = mpsc::channel(64);
+        let syncer = tokio::spawn(Syncer::new(tables, telemetry.clone()).run(received, changed, edited));
+        Self { kernels, updates, node_ports: addresses, edits, commits, checks, telemetry, syncer }
     }
 
     /// One that has programmed `services`, and both first commits behind it.
