@@ -16,14 +16,16 @@ use crate::Frontend;
 use crate::edit::Edit;
 use crate::frontend::{Scope, parse_address, parse_socket};
 use crate::layout::Layout;
-use crate::on_demand::OnDemand;
+use crate::on_demand::{OnDemand, Rewrite};
 use crate::port::View;
 use crate::sets::SetId;
 
 /// What is known of affinity beyond what Services want.
 #[derive(Debug, Default)]
 pub(crate) struct Affinity {
-    /// The timeouts in use, each with a set of frontends of its own. Nothing of affinity exists in the table before the first.
+    /// Whether anything of affinity is in the table, which it is from the first Service with affinity on.
+    exists: bool,
+    /// The timeouts in use, each with a set of frontends of its own.
     timeouts: OnDemand<(Scope, NonZeroU32)>,
     /// Frontends with affinity, and endpoints that a port of a Service has taken from them in the change at hand.
     left: BTreeSet<(Frontend, SocketAddr)>,
@@ -36,10 +38,13 @@ pub(crate) struct Affinity {
 }
 
 impl Affinity {
-    /// Prepares for everything to be compiled anew, although the kernel's notes may stay.
-    pub(crate) fn start_over(&mut self) {
-        let left = std::mem::take(&mut self.gone).into_keys().collect();
-        *self = Self { left, outdated: std::mem::take(&mut self.outdated), is_stale: true, ..Self::default() };
+    /// Prepares for everything to be compiled anew, where some of it was found in the table. The kernel's notes may be older than
+    /// anything that is known.
+    pub(crate) fn start_over(&mut self, found: FoundAffinity) {
+        let FoundAffinity { exists, timeouts, gone } = found;
+        let left = std::mem::take(&mut self.gone).into_keys().chain(gone).collect();
+        let (outdated, timeouts) = (std::mem::take(&mut self.outdated), OnDemand::adopting(&timeouts));
+        *self = Self { exists, timeouts, left, outdated, is_stale: true, ..Self::default() };
     }
 
     /// Follows the change of one frontend.
@@ -47,9 +52,12 @@ impl Affinity {
         let (before, after) = (old.affinity(), new.affinity());
         let scope = frontend.scope();
         if before != after {
-            before.into_iter().for_each(|timeout| edit.delete(SetId::Affinity(scope, timeout), frontend.key()));
+            if let Some(timeout) = before {
+                self.timeouts.release((scope, timeout));
+                edit.delete(SetId::Affinity(scope, timeout), frontend.key());
+            }
             if let Some(timeout) = after {
-                self.timeouts.need((scope, timeout));
+                self.timeouts.acquire((scope, timeout));
                 edit.add(SetId::Affinity(scope, timeout), only(frontend.key()));
             }
         }
@@ -73,10 +81,8 @@ impl Affinity {
         {
             edit.delete(SetId::Gone(frontend.scope()), frontend.pair_key(endpoint));
         }
-        // Where there is no affinity at all, there is nothing to guard against either.
-        let exists = !self.timeouts.is_empty();
         for (frontend, endpoint) in std::mem::take(&mut self.left) {
-            if exists && !serves(frontend, endpoint) {
+            if !serves(frontend, endpoint) {
                 self.is_stale = true;
                 if self.gone.insert((frontend, endpoint), false).is_none() {
                     edit.add(SetId::Gone(frontend.scope()), only(frontend.pair_key(endpoint)));
@@ -85,17 +91,31 @@ impl Affinity {
         }
     }
 
-    /// The operations that create what is in use and does not exist. `first` is whether nothing of affinity existed.
-    pub(crate) fn take_created(&mut self, layout: &Layout) -> Vec<Op> {
-        let common = if self.timeouts.are_first() { layout.create_affinity() } else { Vec::new() };
-        let own = self.timeouts.take_uncreated().into_iter();
-        let own = own.flat_map(|(scope, timeout)| layout.create_timeout(scope, timeout));
-        common.into_iter().chain(own).collect()
+    /// The operations that create, in a table made from nothing, what was found before or is needed.
+    pub(crate) fn create(&mut self, layout: &Layout) -> Vec<Op> {
+        let timeouts = self.timeouts.create();
+        self.exists |= !timeouts.is_empty() || !self.gone.is_empty();
+        if !self.exists {
+            return Vec::new();
+        }
+        let sets = timeouts.iter().map(|(scope, timeout)| layout.create_timeout(*scope, *timeout));
+        let rules = layout.affinity_rules(&timeouts);
+        layout.create_affinity().into_iter().chain(sets).chain(rules).collect()
+    }
+
+    /// The operations that create what is needed now and was not before.
+    pub(crate) fn grow(&mut self, layout: &Layout) -> Vec<Op> {
+        let Some(Rewrite { new, all, .. }) = self.timeouts.grow() else { return Vec::new() };
+        let existed = std::mem::replace(&mut self.exists, true);
+        let common = layout.create_affinity().into_iter().filter(|_| !existed);
+        let sets = new.iter().map(|(scope, timeout)| layout.create_timeout(*scope, *timeout));
+        let rules = layout.affinity_rules(&all);
+        common.chain(sets).chain([layout.flush_affinity_check()]).chain(rules).collect()
     }
 
     /// Whether the kernel's notes have to be looked through.
     pub(crate) fn is_stale(&self) -> bool {
-        self.is_stale && !self.timeouts.is_empty()
+        self.is_stale && self.exists
     }
 
     /// Whether nothing that is remembered of a frontend's clients counts.
@@ -111,20 +131,37 @@ impl Affinity {
 
     /// Whether a sweep would have something to do, now or the next time.
     pub(crate) fn is_unswept(&self) -> bool {
-        !self.gone.is_empty()
+        !self.gone.is_empty() || self.timeouts.is_unswept()
     }
 
-    /// The pairs that no packet can be on its way to any more: those that a sweep before has seen.
-    pub(crate) fn sweep(&mut self, edit: &mut Edit) {
-        if self.is_stale {
-            return;
+    /// The operations that delete what two sweeps have found unneeded: timeouts, and pairs that no packet can be on its way to any
+    /// more, because no note leads there.
+    pub(crate) fn sweep(&mut self, layout: &Layout) -> Vec<Op> {
+        let mut edit = Edit::default();
+        if !self.is_stale {
+            let was_seen = |_: &_, seen: &mut bool| std::mem::replace(seen, true);
+            for ((frontend, endpoint), _) in self.gone.extract_if(.., was_seen) {
+                edit.delete(SetId::Gone(frontend.scope()), frontend.pair_key(endpoint));
+            }
         }
-        for (frontend, endpoint) in
-            self.gone.extract_if(.., |_, seen| std::mem::replace(seen, true)).map(|(pair, _)| pair)
-        {
-            edit.delete(SetId::Gone(frontend.scope()), frontend.pair_key(endpoint));
+        let mut ops = edit.deletions(layout);
+        if let Some(Rewrite { old, all, .. }) = self.timeouts.sweep() {
+            ops.push(layout.flush_affinity_check());
+            ops.extend(layout.affinity_rules(&all));
+            let name = |(scope, timeout)| layout.set(SetId::Affinity(scope, timeout)).name.clone();
+            ops.extend(old.into_iter().map(|key| Op::DeleteSet(name(key))));
         }
+        ops
     }
+}
+
+/// What of affinity was found in the table.
+#[derive(Debug, Default)]
+pub(crate) struct FoundAffinity {
+    pub(crate) exists: bool,
+    pub(crate) timeouts: BTreeSet<(Scope, NonZeroU32)>,
+    /// Endpoints that left frontends.
+    pub(crate) gone: Vec<(Frontend, SocketAddr)>,
 }
 
 /// A note of the kernel: which endpoint a client was sent to.

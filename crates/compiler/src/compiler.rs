@@ -21,7 +21,7 @@ use crate::counted::Counted;
 use crate::edit::Edit;
 use crate::flows::Flows;
 use crate::layout::Layout;
-use crate::on_demand::OnDemand;
+use crate::on_demand::{OnDemand, Rewrite};
 use crate::sets::SetId;
 use crate::{Conflict, FlowCheck, NodePorts, Options, name};
 
@@ -49,8 +49,8 @@ pub struct Compiler {
     flows: Flows,
     /// Services that are treated as if they were not there.
     set_aside: BTreeSet<ServiceName>,
-    /// The prefixes of ServiceCIDRs that the table knows; `None` if it has not been made yet.
-    service_cidrs: Option<Vec<IpNet>>,
+    /// The prefixes of ServiceCIDRs that the table knows.
+    service_cidrs: Vec<IpNet>,
     /// The addresses that the table takes NodePort traffic on, where not all do.
     node_port_addresses: BTreeSet<IpAddr>,
     /// Empty but while [`Compiler::compile_all`] goes on with what was found.
@@ -72,7 +72,7 @@ impl Compiler {
             source_lengths: OnDemand::default(),
             flows: Flows::default(),
             set_aside: BTreeSet::new(),
-            service_cidrs: None,
+            service_cidrs: Vec::new(),
             node_port_addresses: BTreeSet::new(),
             adopted: Adopted::default(),
         }
@@ -96,7 +96,7 @@ impl Compiler {
     /// which chains and which sets of common numbers there are. The transaction then differs from what the kernel holds only
     /// where it has to (see [`ruleset::reconcile`]), and [`Compiler::sweep`] knows of chains that no Service needs.
     pub fn adopt(&mut self, found: &Found) {
-        self.adopted = Adopted::of(found);
+        self.adopted = Adopted::of(found, self.options.family);
     }
 
     /// The transaction that replaces our table, whatever is in it, by one that is true to `state`.
@@ -105,30 +105,60 @@ impl Compiler {
     pub fn compile_all(&mut self, state: &State) -> Transaction {
         self.start_over();
         let names = state.services().map(|service| service.name.clone()).collect();
-        let services = self.compile(state, &names);
+        let edit = self.edit(state, &names);
         self.adopted = Adopted::default();
         let table = Op::AddTable(Table { comment: Some(Comment::new("rules for kube-proxy")) });
         // Adding first makes the deletion succeed where there is no table yet.
         let mut ops = vec![table.clone(), Op::DeleteTable, table];
         ops.extend(self.layout.create(&self.options));
-        ops.extend(services.ops);
-        Transaction { ops, ..services }
+        ops.extend(self.affinity.create(&self.layout));
+        let lengths = self.source_lengths.create();
+        ops.extend(lengths.iter().map(|bits| self.layout.create_sources(*bits)));
+        ops.extend(self.layout.source_rules(&lengths));
+        ops.extend(self.chains.take_created(&self.layout, &self.options));
+        let service_cidrs = state.service_cidrs(self.options.family);
+        ops.extend(self.layout.check_cluster_ips(&service_cidrs));
+        self.service_cidrs = service_cidrs;
+        ops.extend(edit.additions(&self.layout));
+        Transaction { ops, ..self.empty_transaction() }
     }
 
     /// The transaction that makes the table true to `state`, where only `services` and their endpoints have changed, and what
     /// concerns no Service.
+    ///
+    /// Deletions, then chains, then additions: an element can only be replaced once the old one is gone, and binding a chain's
+    /// rule to a map costs what the map holds at that moment.
     pub fn compile(&mut self, state: &State, services: &BTreeSet<ServiceName>) -> Transaction {
-        let edit = self.edit(state, services);
-        self.transaction(state, edit)
+        let mut edit = self.edit(state, services);
+        let mut ops = edit.deletions(&self.layout);
+        ops.extend(self.affinity.grow(&self.layout));
+        ops.extend(self.grow_source_lengths());
+        ops.extend(self.chains.take_created(&self.layout, &self.options));
+        let service_cidrs = state.service_cidrs(self.options.family);
+        if self.service_cidrs != service_cidrs {
+            ops.push(self.layout.flush_cluster_ips_check());
+            ops.extend(self.layout.check_cluster_ips(&service_cidrs));
+            self.service_cidrs = service_cidrs;
+        }
+        ops.extend(edit.additions(&self.layout));
+        Transaction { ops, ..self.empty_transaction() }
     }
 
-    /// Forgets what was programmed, but not what is to be done after the commit.
+    /// Forgets what was programmed, but not what is to be done after the commit, and goes on with what was found.
     fn start_over(&mut self) {
         let fresh = Self::new(self.options.clone());
-        let Self { affinity, flows, set_aside, adopted, .. } = std::mem::replace(self, fresh);
+        let Self { affinity, flows, set_aside, mut adopted, .. } = std::mem::replace(self, fresh);
         self.chains = Chains::adopting(&adopted);
-        (self.affinity, self.flows, self.set_aside, self.adopted) = (affinity, flows, set_aside, adopted);
-        self.affinity.start_over();
+        self.source_lengths = OnDemand::adopting(&adopted.source_lengths);
+        (self.affinity, self.flows, self.set_aside) = (affinity, flows, set_aside);
+        self.affinity.start_over(std::mem::take(&mut adopted.affinity));
+        self.adopted = adopted;
+    }
+
+    fn grow_source_lengths(&mut self) -> Vec<Op> {
+        let Some(Rewrite { new, all, .. }) = self.source_lengths.grow() else { return Vec::new() };
+        let sets = new.iter().map(|bits| self.layout.create_sources(*bits));
+        sets.chain([self.layout.flush_source_ranges_check()]).chain(self.layout.source_rules(&all)).collect()
     }
 
     fn edit(&mut self, state: &State, services: &BTreeSet<ServiceName>) -> Edit {
@@ -161,17 +191,19 @@ impl Compiler {
     /// after the commit (contract §5.9): let more than a second pass between calls. If it fails, nothing is lost but the next
     /// try.
     pub fn sweep(&mut self) -> Transaction {
-        let mut edit = Edit::default();
-        self.affinity.sweep(&mut edit);
-        let deletes =
-            edit.deletes.into_iter().map(|(id, elements)| Op::DeleteElements { set: self.layout.set(id), elements });
-        let ops = deletes.chain(self.chains.sweep()).collect();
+        let mut ops = self.affinity.sweep(&self.layout);
+        if let Some(Rewrite { old, all, .. }) = self.source_lengths.sweep() {
+            ops.push(self.layout.flush_source_ranges_check());
+            ops.extend(self.layout.source_rules(&all));
+            ops.extend(old.into_iter().map(|bits| Op::DeleteSet(self.layout.set(SetId::Sources(bits)).name.clone())));
+        }
+        ops.extend(self.chains.sweep());
         Transaction { ops, ..self.empty_transaction() }
     }
 
     /// Whether [`Compiler::sweep`] would have something to do, now or the next time.
     pub fn is_unswept(&self) -> bool {
-        self.affinity.is_unswept() || self.chains.is_unswept()
+        self.affinity.is_unswept() || self.source_lengths.is_unswept() || self.chains.is_unswept()
     }
 
     /// The map in which the kernel remembers where it sent clients, if it may hold something that is not true any more: have
@@ -213,26 +245,6 @@ impl Compiler {
     /// Frontends that several Services claim, in order.
     pub fn conflicts(&self) -> impl Iterator<Item = Conflict> + '_ {
         self.claims.conflicts()
-    }
-
-    /// Deletions, then chains, then additions: an element can only be replaced once the old one is gone, and binding a
-    /// chain's rule to a map costs what the map holds at that moment.
-    fn transaction(&mut self, state: &State, edit: Edit) -> Transaction {
-        let set = |id| self.layout.set(id);
-        let Edit { deletes, adds } = edit;
-        let mut ops: Vec<_> =
-            deletes.into_iter().map(|(id, elements)| Op::DeleteElements { set: set(id), elements }).collect();
-        ops.extend(self.affinity.take_created(&self.layout));
-        ops.extend(self.source_lengths.take_uncreated().into_iter().flat_map(|bits| self.layout.create_sources(bits)));
-        ops.extend(self.chains.take_created(&self.layout, &self.options));
-        let service_cidrs = state.service_cidrs(self.options.family);
-        if self.service_cidrs.as_ref() != Some(&service_cidrs) {
-            ops.extend(self.service_cidrs.as_ref().map(|_| self.layout.flush_cluster_ips_check()));
-            ops.extend(self.layout.check_cluster_ips(&service_cidrs));
-            self.service_cidrs = Some(service_cidrs);
-        }
-        ops.extend(adds.into_iter().map(|(id, elements)| Op::AddElements { set: set(id), elements }));
-        Transaction { ops, ..self.empty_transaction() }
     }
 
     fn empty_transaction(&self) -> Transaction {

@@ -58,18 +58,29 @@ impl Frontend {
 
     /// The frontend that a key, or the beginning of one, stands for.
     pub(crate) fn parse(scope: Scope, family: Family, key: &Words) -> Option<Self> {
+        Some(Self::split(scope, family, key)?.0)
+    }
+
+    /// The frontend and the endpoint that [`Frontend::pair_key`] has put together.
+    pub(crate) fn parse_pair(scope: Scope, family: Family, key: &Words) -> Option<(Self, SocketAddr)> {
+        let (frontend, endpoint) = Self::split(scope, family, key)?;
+        Some((frontend, parse_socket(family, endpoint)?))
+    }
+
+    fn split(scope: Scope, family: Family, key: &Words) -> Option<(Self, &[u8])> {
         let (address, rest) = match scope {
             Scope::Address => parse_address(family, key.as_bytes()).map(|(address, rest)| (Some(address), rest))?,
             Scope::NodePort => (None, key.as_bytes()),
         };
         let (&[number, ..], rest) = rest.split_first_chunk::<4>()?;
-        let (&[high, low, ..], _) = rest.split_first_chunk::<4>()?;
+        let (&[high, low, ..], rest) = rest.split_first_chunk::<4>()?;
         let protocol = Protocol::from_number(number)?;
         let port = PortNumber::new(u16::from_be_bytes([high, low]))?;
-        Some(match address {
+        let frontend = match address {
             Some(address) => Self::Address { address, protocol, port },
             None => Self::NodePort { protocol, port },
-        })
+        };
+        Some((frontend, rest))
     }
 
     /// Its key together with an endpoint.

@@ -1,5 +1,6 @@
 //! The part of a table that does not depend on Services: sets, chains and the rules in them.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU8, NonZeroU32};
 use std::sync::Arc;
@@ -13,8 +14,10 @@ use crate::lb::{LbChain, LbKind, Target};
 use crate::sets::{Role, SetId};
 use crate::{NodePorts, Options, name};
 
-/// The chain with the rules that depend on ServiceCIDRs.
+/// Chains with rules that come and go.
 const CLUSTER_IPS_CHECK: &str = "cluster-ips-check";
+const AFFINITY_CHECK: &str = "affinity-check";
+const SOURCE_RANGES_CHECK: &str = "source-ranges-check";
 
 /// The sets of one family's table, and its fixed chains and rules.
 #[derive(Debug)]
@@ -77,42 +80,64 @@ impl Layout {
         [Op::AddSet(set), Op::AddRule(rule("cluster-services", statements, None))]
     }
 
-    /// Creates what session affinity needs whatever the timeout. What has left a frontend gets no connections, whatever the
-    /// kernel remembers.
-    pub(crate) fn create_affinity(&self) -> Vec<Op> {
+    /// Creates what session affinity needs whatever the timeout.
+    pub(crate) fn create_affinity(&self) -> [Op; 3] {
         let sets = [SetId::Choices, SetId::Gone(Scope::Address), SetId::Gone(Scope::NodePort)];
+        sets.map(|set| Op::AddSet(self.set(set)))
+    }
+
+    /// Creates the set of frontends whose clients are remembered for so many seconds.
+    pub(crate) fn create_timeout(&self, scope: Scope, timeout: NonZeroU32) -> Op {
+        Op::AddSet(self.set(SetId::Affinity(scope, timeout)))
+    }
+
+    /// Empties the chain that [`Layout::affinity_rules`] fill.
+    pub(crate) fn flush_affinity_check(&self) -> Op {
+        Op::FlushChain(name(AFFINITY_CHECK))
+    }
+
+    /// What happens to connections whose destination has been translated. Endpoints that left a frontend get none, whatever the
+    /// kernel remembers; others are noted, for as long as their frontend's timeout says.
+    pub(crate) fn affinity_rules(&self, timeouts: &BTreeSet<(Scope, NonZeroU32)>) -> Vec<Op> {
+        let endpoint = [Selector::DestinationAddress, Selector::DestinationPort];
         let guard = |scope: Scope| {
-            let endpoint = vec![Selector::DestinationAddress, Selector::DestinationPort];
-            let key = [scope.original_selectors(), endpoint].concat();
-            let is_gone = Statement::InSet { key, set: self.set(SetId::Gone(scope)) };
-            Op::AddRule(rule("affinity-check", vec![is_gone, Statement::Verdict(Verdict::Drop)], None))
+            let key = [&scope.original_selectors()[..], &endpoint].concat();
+            vec![Statement::InSet { key, set: self.set(SetId::Gone(scope)) }, Statement::Verdict(Verdict::Drop)]
         };
-        sets.map(|set| Op::AddSet(self.set(set))).into_iter().chain(Scope::ALL.map(guard)).collect()
+        let remember = |(scope, timeout): &(Scope, NonZeroU32)| {
+            let frontends = self.set(SetId::Affinity(*scope, *timeout));
+            let client = [Selector::SourceAddress];
+            let key = [&client[..], &Scope::Address.original_selectors()].concat();
+            vec![
+                Statement::InSet { key: scope.original_selectors(), set: frontends },
+                Statement::Update { key, data: endpoint.to_vec(), map: self.set(SetId::Choices), timeout: *timeout },
+            ]
+        };
+        let rules = Scope::ALL.into_iter().map(guard).chain(timeouts.iter().map(remember));
+        rules.map(|statements| Op::AddRule(rule(AFFINITY_CHECK, statements, None))).collect()
     }
 
-    /// Creates the set of frontends whose clients are remembered for so many seconds, and the rule that does it, for connections
-    /// whose destination has been translated.
-    pub(crate) fn create_timeout(&self, scope: Scope, timeout: NonZeroU32) -> [Op; 2] {
-        let frontends = self.set(SetId::Affinity(scope, timeout));
-        let is_one = Statement::InSet { key: scope.original_selectors(), set: Arc::clone(&frontends) };
-        let remember = Statement::Update {
-            key: [vec![Selector::SourceAddress], Scope::Address.original_selectors()].concat(),
-            data: vec![Selector::DestinationAddress, Selector::DestinationPort],
-            map: self.set(SetId::Choices),
-            timeout,
-        };
-        [Op::AddSet(frontends), Op::AddRule(rule("affinity-check", vec![is_one, remember], None))]
-    }
-
-    /// Creates the set of source ranges with prefixes of so many bits, and the rule that lets through whoever is in one.
+    /// Creates the set of source ranges with prefixes of so many bits.
     ///
     /// One set of intervals for all lengths would be the obvious thing, but the kernel copies and cuts all of it for each change:
     /// to delete one of 5,000 takes it 30 ms, and all of them, one by one, 26 s (`nft_set_pipapo.c`; measured on 6.18).
-    pub(crate) fn create_sources(&self, bits: NonZeroU8) -> [Op; 2] {
-        let set = self.set(SetId::Sources(bits));
-        let key = [Scope::Address.selectors(), vec![Selector::SourceNetwork(bits)]].concat();
-        let statements = vec![Statement::InSet { key, set: Arc::clone(&set) }, Statement::Verdict(Verdict::Accept)];
-        [Op::AddSet(set), Op::AddRule(rule("source-ranges-check", statements, None))]
+    pub(crate) fn create_sources(&self, bits: NonZeroU8) -> Op {
+        Op::AddSet(self.set(SetId::Sources(bits)))
+    }
+
+    /// Empties the chain that [`Layout::source_rules`] fill.
+    pub(crate) fn flush_source_ranges_check(&self) -> Op {
+        Op::FlushChain(name(SOURCE_RANGES_CHECK))
+    }
+
+    /// Let through whoever is in a source range.
+    pub(crate) fn source_rules(&self, lengths: &BTreeSet<NonZeroU8>) -> impl Iterator<Item = Op> {
+        lengths.iter().map(|bits| {
+            let key = [Scope::Address.selectors(), vec![Selector::SourceNetwork(*bits)]].concat();
+            let is_source = Statement::InSet { key, set: self.set(SetId::Sources(*bits)) };
+            let accept = Statement::Verdict(Verdict::Accept);
+            Op::AddRule(rule(SOURCE_RANGES_CHECK, vec![is_source, accept], None))
+        })
     }
 
     /// Empties the chain that [`Layout::check_cluster_ips`] fills.
@@ -161,13 +186,13 @@ impl Layout {
             jump("filter-output-pre-dnat", &[New], "firewall-check"),
             jump("filter-input", &[New], "nodeport-endpoints-check"),
             jump("filter-input", &[New], "service-endpoints-check"),
-            jump("filter-input", &[New, Translated], "affinity-check"),
+            jump("filter-input", &[New, Translated], AFFINITY_CHECK),
             jump("filter-forward", &[New], "service-endpoints-check"),
             jump("filter-forward", &[New], "cluster-ips-check"),
-            jump("filter-forward", &[New, Translated], "affinity-check"),
+            jump("filter-forward", &[New, Translated], AFFINITY_CHECK),
             jump("filter-output", &[New], "service-endpoints-check"),
             jump("filter-output", &[New], "cluster-ips-check"),
-            jump("filter-output", &[New, Translated], "affinity-check"),
+            jump("filter-output", &[New, Translated], AFFINITY_CHECK),
             jump("nat-prerouting", &[], "services"),
             jump("nat-output", &[], "services"),
             jump("nat-postrouting", &[], "masquerading"),
@@ -229,7 +254,7 @@ impl Layout {
         let restricted = Statement::InSet { key: Scope::Address.selectors(), set: self.set(SetId::Restricted) };
         [
             rule("firewall-check", vec![restricted, goto(name("firewall-sources"))], None),
-            rule("firewall-sources", vec![Statement::Verdict(Verdict::Jump(name("source-ranges-check")))], None),
+            rule("firewall-sources", vec![Statement::Verdict(Verdict::Jump(name(SOURCE_RANGES_CHECK)))], None),
             rule("firewall-sources", vec![Statement::Verdict(Verdict::Drop)], None),
         ]
     }
@@ -308,8 +333,8 @@ fn fixed_chains() -> impl Iterator<Item = Chain> {
         (CLUSTER_IPS_CHECK, None),
         ("firewall-check", None),
         ("firewall-sources", None),
-        ("source-ranges-check", None),
-        ("affinity-check", None),
+        (SOURCE_RANGES_CHECK, None),
+        (AFFINITY_CHECK, None),
         ("masquerading", None),
         ("external-local", None),
         ("nodeport-external-local", None),

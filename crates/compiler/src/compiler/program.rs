@@ -162,12 +162,13 @@ impl Compiler {
         let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
         for range in old.iter().filter(|range| !new.contains(range)) {
             if let Some(bits) = NonZeroU8::new(range.prefix_len()) {
+                self.source_lengths.release(bits);
                 edit.delete(SetId::Sources(bits), frontend.source_key(*range));
             }
         }
         for range in new.iter().filter(|range| !old.contains(range)) {
             if let Some(bits) = NonZeroU8::new(range.prefix_len()) {
-                self.source_lengths.need(bits);
+                self.source_lengths.acquire(bits);
                 edit.replace_keys(
                     SetId::Sources(bits),
                     std::iter::empty(),
