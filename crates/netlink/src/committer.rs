@@ -5,7 +5,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use ruleset::{
-    CommitError, CommitReport, Family, Found, Kernel, Name, ReadError, Reconciliation, Transaction, reconcile,
+    CommitError, CommitReport, Element, Family, Found, Kernel, Name, Op, ReadError, Reconciliation, Rejection,
+    Transaction, reconcile,
 };
 
 /// What is called with the outcome of a job, on the thread that did it: it must not block.
@@ -68,6 +69,27 @@ impl<K: Kernel + Send + 'static> Committer<K> {
         self.hand_over(move |kernel| reply(kernel.read(family, &table)));
     }
 
+    /// Lists the elements of a set. Blocks as [`Committer::commit`].
+    pub fn elements(
+        &self,
+        family: Family,
+        table: Name,
+        set: Name,
+        reply: impl FnOnce(Result<Vec<Element>, ReadError>) + Send + 'static,
+    ) {
+        self.hand_over(move |kernel| reply(kernel.elements(family, &table, &set)));
+    }
+
+    /// Commits a transaction that deletes elements, of which some may have gone by themselves meanwhile; those are left out.
+    /// Blocks as [`Committer::commit`].
+    pub fn delete(
+        &self,
+        transaction: Transaction,
+        reply: impl FnOnce(Result<CommitReport, CommitError>) + Send + 'static,
+    ) {
+        self.hand_over(move |kernel| reply(delete(kernel, transaction)));
+    }
+
     /// Makes the table that was found the one that `full` makes from nothing; see [`reconcile`]. Blocks as
     /// [`Committer::commit`].
     pub fn reconcile(
@@ -101,6 +123,40 @@ impl Reconciled {
         let report = if transaction.is_empty() { CommitReport::default() } else { kernel.commit(&transaction)? };
         Ok(Self { replaced, operations: transaction.len(), unwanted, report })
     }
+}
+
+/// How often a transaction is tried without elements that have gone. The kernel names one of each message, which has some
+/// thousand, and in the milliseconds since they were listed hardly any can have gone.
+const DELETIONS: u32 = 32;
+
+fn delete(kernel: &mut impl Kernel, mut transaction: Transaction) -> Result<CommitReport, CommitError> {
+    for _ in 0..DELETIONS {
+        match kernel.commit(&transaction) {
+            Err(CommitError::Rejected { rejections }) => {
+                if !leave_out(&mut transaction, &rejections) {
+                    return Err(CommitError::Rejected { rejections });
+                }
+            }
+            done => return done,
+        }
+    }
+    kernel.commit(&transaction)
+}
+
+/// Takes out the elements that were refused because they have gone, if nothing was refused for another reason.
+fn leave_out(transaction: &mut Transaction, rejections: &[Rejection]) -> bool {
+    // From the last, so that the others keep their places.
+    rejections.iter().rev().all(|rejection| {
+        let (op, element) = rejection.position;
+        let is_gone = rejection.source.raw_os_error() == Some(libc::ENOENT);
+        match (transaction.ops.get_mut(op), element) {
+            (Some(Op::DeleteElements { elements, .. }), Some(index)) if is_gone && index < elements.len() => {
+                elements.remove(index);
+                true
+            }
+            _ => false,
+        }
+    })
 }
 
 impl<K> Drop for Committer<K> {

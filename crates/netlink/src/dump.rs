@@ -2,7 +2,7 @@
 
 use std::io;
 
-use ruleset::{Found, FoundChain, FoundSet, Name, ReadError};
+use ruleset::{Element, Found, FoundChain, FoundSet, Name, ReadError};
 
 use crate::attributes::Attributes;
 use crate::decode::{self, Declared};
@@ -54,6 +54,20 @@ impl Reader<'_> {
         Err(ReadError::Unstable { tries: TRIES })
     }
 
+    /// The elements of one set; none if there is no such set.
+    pub(crate) fn set(&mut self, family: u8, table: &Name, set: &Name) -> Result<Vec<Element>, ReadError> {
+        for _ in 0..TRIES {
+            let mut found = FoundSet::default();
+            match self.elements(Place { family, table }, set, &mut found) {
+                Ok(()) => return Ok(found.elements),
+                Err(Fault::Missing) => return Ok(Vec::new()),
+                Err(Fault::Interrupted) => {}
+                Err(Fault::Failed(error)) => return Err(error.into()),
+            }
+        }
+        Err(ReadError::Unstable { tries: TRIES })
+    }
+
     /// The number of the ruleset's generation: each commit of any program, on any table, makes the next.
     pub(crate) fn generation(&mut self) -> io::Result<u32> {
         let request = request(libc::NFT_MSG_GETGEN, libc::NLM_F_ACK, libc::AF_UNSPEC as u8, |_| {});
@@ -88,14 +102,18 @@ impl Reader<'_> {
         self.rules(place, &mut found)?;
         self.sets(place, &mut found)?;
         for (name, set) in &mut found.sets {
-            let request = request(libc::NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, place.family, |a| {
-                a.put_name(uapi::NFTA_SET_ELEM_LIST_TABLE, place.table);
-                a.put_name(uapi::NFTA_SET_ELEM_LIST_SET, name);
-            });
-            self.ask(&request, |message| decode::elements(message, set))?;
+            self.elements(place, name, set)?;
             set.elements.shrink_to_fit();
         }
         Ok(Some(found))
+    }
+
+    fn elements(&mut self, place: Place<'_>, name: &Name, set: &mut FoundSet) -> Result<(), Fault> {
+        let request = request(libc::NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, place.family, |a| {
+            a.put_name(uapi::NFTA_SET_ELEM_LIST_TABLE, place.table);
+            a.put_name(uapi::NFTA_SET_ELEM_LIST_SET, name);
+        });
+        self.ask(&request, |message| decode::elements(message, set))
     }
 
     /// The kernel lists the chains of all tables of the family; the others' are passed over.

@@ -55,11 +55,8 @@ pub(crate) fn encode(transaction: &Transaction) -> Result<Option<Encoded>, Commi
         // The last tells that all succeeded; the first, whether it was the one that failed.
         encoder.acknowledge = index == 0 || index + 1 == parts.len();
         if let Err(reason) = encoder.add(part) {
-            rejections.push(Rejection {
-                operation: transaction.display(&transaction.ops[part.op]).to_string(),
-                position: (part.op, None),
-                source: io::Error::new(io::ErrorKind::InvalidInput, reason),
-            });
+            let source = io::Error::new(io::ErrorKind::InvalidInput, reason);
+            rejections.push(Rejection::new(transaction, part.op, None, source));
         }
     }
     if !rejections.is_empty() {

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Instant;
 
 use nftnl::FinalizedBatch;
-use ruleset::{CommitError, CommitReport, Family, Found, Kernel, Name, ReadError, Transaction};
+use ruleset::{CommitError, CommitReport, Element, Family, Found, Kernel, Name, ReadError, Transaction};
 
 use crate::bytecode::protocol_family;
 use crate::dump::Reader;
@@ -128,6 +128,10 @@ impl Kernel for NfTables {
 
     fn read(&mut self, family: Family, table: &Name) -> Result<Option<Found>, ReadError> {
         self.reader().table(protocol_family(family) as u8, table)
+    }
+
+    fn elements(&mut self, family: Family, table: &Name, set: &Name) -> Result<Vec<Element>, ReadError> {
+        self.reader().set(protocol_family(family) as u8, table, set)
     }
 }
 

@@ -70,7 +70,6 @@ pub(crate) fn refused(source: io::Error, transaction: &Transaction) -> CommitErr
 const ERESTART: i32 = 85;
 
 fn rejection(reply: &Reply, part: &Part, transaction: &Transaction) -> Rejection {
-    let op = &transaction.ops[part.op];
     let offset = reply.offset.and_then(|offset| offset.checked_sub(MESSAGE_HEADER + NETFILTER_HEADER));
     let (element, others) = match &part.elements {
         None => (None, 0),
@@ -80,15 +79,14 @@ fn rejection(reply: &Reply, part: &Part, transaction: &Transaction) -> Rejection
             None => (Some(range.start), range.len() - 1),
         },
     };
-    let operation = match element {
-        None => transaction.display(op).to_string(),
-        Some(element) if others == 0 => transaction.display_element(op, element).to_string(),
-        Some(element) => {
-            format!("{} or one of the {others} elements after it", transaction.display_element(op, element))
-        }
-    };
-    let element = element.filter(|_| others == 0);
-    Rejection { operation, position: (part.op, element), source: io::Error::from_raw_os_error(reply.errno) }
+    let source = io::Error::from_raw_os_error(reply.errno);
+    let rejection = Rejection::new(transaction, part.op, element, source);
+    if others == 0 {
+        return rejection;
+    }
+    // The first stands for all.
+    let operation = format!("{} or one of the {others} elements after it", rejection.operation);
+    Rejection { operation, position: (part.op, None), element: None, ..rejection }
 }
 
 fn table(transaction: &Transaction) -> String {

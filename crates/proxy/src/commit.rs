@@ -1,15 +1,25 @@
 //! What a table has done on the committing thread, and how that ends.
 
 use netlink::{Committer, Reconciled, Reply};
-use ruleset::{CommitError, CommitReport, Family, Found, Kernel, Name, ReadError, Transaction};
+use ruleset::{CommitError, CommitReport, Element, Family, Found, Kernel, Name, ReadError, Transaction};
 
 /// How a job ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// The table was read; `None` if there is none.
     Read(Result<Option<Found>, ReadError>),
+    /// The elements of a set were listed.
+    Listed(Result<Vec<Element>, ReadError>),
     /// Changes were committed.
     Written(Result<Reconciled, CommitError>),
+}
+
+impl Outcome {
+    /// A transaction of so many operations was committed, or was not.
+    pub(crate) fn committed(done: Result<CommitReport, CommitError>, operations: usize) -> Self {
+        let written = |report| Reconciled { replaced: false, operations, unwanted: Vec::new(), report };
+        Self::Written(done.map(written))
+    }
 }
 
 /// Talks to a kernel without blocking the caller: [`Committer`], or something of the tests that does without a thread.
@@ -22,6 +32,12 @@ pub(crate) trait Commit: Send {
     /// Reads a table.
     fn read(&self, family: Family, table: Name, reply: Reply<Result<Option<Found>, ReadError>>);
 
+    /// Lists the elements of a set.
+    fn elements(&self, family: Family, table: Name, set: Name, reply: Reply<Result<Vec<Element>, ReadError>>);
+
+    /// Commits a transaction that deletes elements, of which some may be gone.
+    fn delete(&self, transaction: Transaction, reply: Reply<Result<CommitReport, CommitError>>);
+
     /// Makes the table that was found the one that `full` makes from nothing.
     fn reconcile(&self, full: Transaction, found: Option<Found>, reply: Reply<Result<Reconciled, CommitError>>);
 }
@@ -33,6 +49,14 @@ impl<K: Kernel + Send + 'static> Commit for Committer<K> {
 
     fn read(&self, family: Family, table: Name, reply: Reply<Result<Option<Found>, ReadError>>) {
         Self::read(self, family, table, reply);
+    }
+
+    fn elements(&self, family: Family, table: Name, set: Name, reply: Reply<Result<Vec<Element>, ReadError>>) {
+        Self::elements(self, family, table, set, reply);
+    }
+
+    fn delete(&self, transaction: Transaction, reply: Reply<Result<CommitReport, CommitError>>) {
+        Self::delete(self, transaction, reply);
     }
 
     fn reconcile(&self, full: Transaction, found: Option<Found>, reply: Reply<Result<Reconciled, CommitError>>) {

@@ -4,6 +4,7 @@
 //! family it has a `Table`, which compiles changes into transactions and has them committed on a thread of their own.
 //! Beside it run two HTTP servers. [`run`] puts all this together; `main.rs` adds the command line and the exit code.
 
+mod asides;
 mod commit;
 mod conflicts;
 mod flags;

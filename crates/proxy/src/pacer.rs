@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long after a failed sync it is tried again for the first time; doubled with each further failure.
+/// How long after a sync that failed twice it is tried again; doubled with each further failure.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 /// Spaces the runs of one sync loop (contract §6). It never looks at a clock: the loop tells it the time.
 ///
 /// - Requests are coalesced: any number of them before a run ask for one run.
 /// - The minimum interval counts from the end of a run, so the first request after a quiet time runs at once.
-/// - A failed run is tried again by itself, with growing delays. A request cuts the wait short, for the change may be the
-///   remedy, but not below the first delay: a kernel that refuses everything is not asked without pause.
+/// - A failed run is tried again by itself: at once, and if it fails again with growing delays. A request cuts the wait short,
+///   for the change may be the remedy, but not below the first delay: a kernel that refuses everything is not asked without
+///   pause.
 #[derive(Debug)]
 pub(crate) struct Pacer {
     min_interval: Duration,
@@ -58,10 +59,20 @@ impl Pacer {
 
     /// The run failed. Returns how long it is until it is tried again.
     pub(crate) fn failed(&mut self, now: Instant) -> Duration {
-        let delay = self.retry.map_or(FIRST_RETRY, |(_, last)| last * 2).min(self.max_retry);
+        let Some((_, last)) = self.retry else {
+            self.retry_at_once(now);
+            return Duration::ZERO;
+        };
+        let delay = (last * 2).max(FIRST_RETRY).min(self.max_retry);
         self.retry = Some((now + delay, delay));
         self.earliest = now + self.min_interval.max(FIRST_RETRY.min(delay));
         delay.max(self.min_interval)
+    }
+
+    /// The run failed, but the next one has a better chance.
+    pub(crate) fn retry_at_once(&mut self, now: Instant) {
+        self.retry = Some((now, self.retry.map_or(Duration::ZERO, |(_, last)| last)));
+        self.earliest = now;
     }
 }
 
@@ -130,7 +141,7 @@ mod tests {
     fn failures_are_retried_after_growing_delays() {
         let (mut pacer, start) = pacer(Duration::ZERO);
         pacer.request();
-        for seconds in [1, 2, 4, 8, 16, 30, 30] {
+        for seconds in [0, 1, 2, 4, 8, 16, 30, 30] {
             pacer.started();
             let delay = Duration::from_secs(seconds);
             assert_eq!(pacer.failed(start), delay);
@@ -140,7 +151,7 @@ mod tests {
         pacer.succeeded(start);
         assert_eq!(pacer.next_run(), None);
         pacer.started();
-        assert_eq!(pacer.failed(start), SECOND, "the delays start over");
+        assert_eq!(pacer.failed(start), Duration::ZERO, "the delays start over");
     }
 
     #[test]
@@ -155,6 +166,8 @@ mod tests {
     #[test]
     fn retries_keep_to_the_interval() {
         let (mut pacer, start) = pacer(5 * SECOND);
+        assert_eq!(pacer.failed(start), Duration::ZERO);
+        assert_eq!(pacer.next_run(), Some(start));
         assert_eq!(pacer.failed(start), 5 * SECOND);
         assert_eq!(pacer.next_run(), Some(start + 5 * SECOND));
     }

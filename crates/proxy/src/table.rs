@@ -1,5 +1,7 @@
 //! One family's table: compiling, committing, and what to do when a commit fails or others change the table.
 
+mod upkeep;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
@@ -15,6 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+use crate::asides::Asides;
 use crate::commit::{Commit, Outcome};
 use crate::conflicts::Conflicts;
 use crate::flows::CheckFlows;
@@ -22,10 +25,13 @@ use crate::pacer::Pacer;
 use crate::repairs::Repairs;
 use crate::syncer::Telemetry;
 
-/// How long after a sync, if nothing else is to be done, chains that no Service needs any more are deleted. Before kernel
-/// 6.2 this must not be less than a second (contract §5.9); it is longer because a Service that is being rolled out is back
-/// at the same number of endpoints soon, and a new chain costs more than a change of elements.
+/// How long after a sync it is looked for what no Service needs any more; what is found twice is deleted. Before kernel 6.2 this
+/// must not be less than a second (contract §5.9); it is longer because a Service that is being rolled out is back at the same
+/// number of endpoints soon, and a new chain costs more than a change of elements.
 const SWEEP_DELAY: Duration = Duration::from_secs(10);
+
+/// How long until it is tried again to have the kernel forget where it sent clients.
+const FORGET_RETRY: Duration = Duration::from_secs(1);
 
 /// How many times of changes are remembered for their programming latency while syncs fail.
 const MAX_TRIGGERED: usize = 10_000;
@@ -55,7 +61,11 @@ pub(crate) struct Table {
     repairs: Repairs,
     /// Chains without rules that are in the table and should not be; see [`ruleset::Reconciliation::unwanted`].
     unwanted: BTreeSet<Name>,
+    /// When the kernel is told to forget where it sent clients that it must not send there any more.
+    forget_at: Option<Instant>,
     sweep_at: Option<Instant>,
+    /// Services that the kernel refused.
+    asides: Asides,
     running: Option<Running>,
 }
 
@@ -77,6 +87,10 @@ enum Job {
         began: Instant,
         triggered: Vec<SystemTime>,
     },
+    /// Lists where the kernel sent clients.
+    List,
+    /// Deletes what is not true of that any more.
+    Forget,
     Sweep,
 }
 
@@ -101,7 +115,9 @@ impl Table {
             failing: false,
             repairs: Repairs::default(),
             unwanted: BTreeSet::new(),
+            forget_at: None,
             sweep_at: None,
+            asides: Asides::default(),
             running: None,
         }
     }
@@ -134,6 +150,12 @@ impl Table {
 
     /// Asks for a sync of these changes.
     pub(crate) fn request(&mut self, changes: &Changes) {
+        for service in &changes.services {
+            if self.asides.changed(service) {
+                self.compiler.set_aside(service, false);
+                self.telemetry.metrics.services_set_aside(self.compiler.family(), self.asides.count());
+            }
+        }
         self.waiting.extend(changes.services.iter().cloned());
         self.triggered.extend(changes.triggered.get(self.family()));
         self.triggered.truncate(MAX_TRIGGERED);
@@ -166,24 +188,28 @@ impl Table {
         self.queued();
     }
 
-    /// Starts a sync or a sweep if it is time for one.
+    /// Starts a job if it is time for one.
     pub(crate) fn start_what_is_due(&mut self, state: &State, now: Instant) {
-        if self.wake().is_none_or(|at| at > now) {
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if self.running.is_some() {
             return;
         }
-        if self.next_sync().is_some() {
+        self.take_back(now);
+        if is_due(self.forget_at) {
+            self.list();
+        } else if is_due(self.next_sync()) {
             self.sync(state, now);
-        } else {
-            self.sweep();
+        } else if is_due(self.sweep_at) {
+            self.sweep(now);
         }
     }
 
-    /// When there will be something to start, unless something happens before. A sweep waits until no sync is wanted.
+    /// When there will be something to start, unless something happens before.
     pub(crate) fn wake(&self) -> Option<Instant> {
         if self.running.is_some() {
             return None;
         }
-        self.next_sync().or(self.sweep_at)
+        [self.forget_at, self.next_sync(), self.sweep_at, self.asides.next()].into_iter().flatten().min()
     }
 
     fn next_sync(&self) -> Option<Instant> {
@@ -209,23 +235,33 @@ impl Table {
                 self.written(done, kind);
                 self.synced(kind, now - began, &triggered);
                 self.pacer.succeeded(now);
-                self.sweep_at = Some(now + SWEEP_DELAY);
+                self.forget_at = self.compiler.stale_choices().map(|_| now);
+                self.plan_sweep(now);
             }
             (Job::Sync { kind, began, triggered }, Outcome::Written(Err(error))) => {
                 self.telemetry.metrics.sync_failed(self.family(), kind, now - began);
                 self.everything = true;
                 self.failing = true;
                 self.triggered.splice(..0, triggered);
+                if kind == SyncKind::Full && self.set_aside(&error, now) {
+                    return self.pacer.retry_at_once(now);
+                }
                 let retry_in = self.pacer.failed(now);
                 error!(family = %self.family(), ?retry_in, "nftables sync failed, the rules in place stay: {error}");
             }
+            (Job::List, Outcome::Listed(Ok(choices))) => self.forget(&choices),
+            (Job::Forget, Outcome::Written(Ok(_))) => self.compiler.forgotten(),
+            (Job::List, Outcome::Listed(Err(error))) => self.not_forgotten(&error, now),
+            (Job::Forget, Outcome::Written(Err(error))) => self.not_forgotten(&error, now),
             (Job::Sweep, Outcome::Written(Ok(_))) => debug!(family = %self.family(), "unused chains are deleted"),
             (Job::Sweep, Outcome::Written(Err(error))) => {
                 self.telemetry.metrics.cleanup_failed(self.family());
                 self.everything = true;
                 warn!(family = %self.family(), "Unable to delete stale chains; will retry later: {error}");
             }
-            (Job::Read { .. }, Outcome::Written(_)) | (Job::Sync { .. } | Job::Sweep, Outcome::Read(_)) => {
+            (Job::Read { .. } | Job::List, Outcome::Written(_))
+            | (Job::Sync { .. } | Job::Sweep | Job::Forget | Job::List, Outcome::Read(_))
+            | (Job::Read { .. } | Job::Sync { .. } | Job::Sweep | Job::Forget, Outcome::Listed(_)) => {
                 error!(family = %self.family(), "the answer to another job arrived: report it with this log");
                 self.everything = true;
                 self.pacer.request();
@@ -282,16 +318,6 @@ impl Table {
         }
     }
 
-    fn sweep(&mut self) {
-        self.sweep_at = None;
-        let mut transaction = self.compiler.sweep();
-        transaction.ops.extend(std::mem::take(&mut self.unwanted).into_iter().map(Op::DeleteChain));
-        if !transaction.is_empty() {
-            debug!(family = %self.family(), operations = transaction.len(), "Deleting stale nftables chains");
-            self.commit(Job::Sweep, transaction);
-        }
-    }
-
     fn commit(&mut self, job: Job, transaction: Transaction) {
         for op in &transaction.ops {
             if let Op::AddChain(chain) = op {
@@ -299,10 +325,8 @@ impl Table {
             }
         }
         let operations = transaction.len();
-        let done = move |report| Reconciled { replaced: false, operations, unwanted: Vec::new(), report };
         let reply = self.start(job);
-        let reply = move |outcome: Result<_, _>| reply(Outcome::Written(outcome.map(done)));
-        self.committer.commit(transaction, Box::new(reply));
+        self.committer.commit(transaction, Box::new(move |done| reply(Outcome::committed(done, operations))));
     }
 
     /// From now on, a job is on its way. Returns what its outcome is to be told to.

@@ -63,11 +63,7 @@ impl Kernel for Fake {
         let mut rejections = Vec::new();
         for (index, op) in transaction.ops.iter().enumerate() {
             if let Err((element, error)) = FakeTable::apply(&mut table, op) {
-                let operation = match element {
-                    Some(element) => transaction.display_element(op, element).to_string(),
-                    None => transaction.display(op).to_string(),
-                };
-                rejections.push(Rejection { operation, position: (index, element), source: error.into() });
+                rejections.push(Rejection::new(transaction, index, element, error.into()));
             }
         }
         if !rejections.is_empty() {
@@ -82,6 +78,11 @@ impl Kernel for Fake {
 
     fn read(&mut self, family: Family, table: &Name) -> Result<Option<Found>, ReadError> {
         Ok(self.table(family, table).map(|table| table.found(family)))
+    }
+
+    fn elements(&mut self, family: Family, table: &Name, set: &Name) -> Result<Vec<Element>, ReadError> {
+        let set = self.table(family, table).and_then(|table| table.sets.get(set));
+        Ok(set.map(|set| set.elements.values().cloned().collect()).unwrap_or_default())
     }
 }
 

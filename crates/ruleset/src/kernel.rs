@@ -1,9 +1,10 @@
 //! What a kernel does with transactions.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Describe, Family, Found, Name, Transaction};
+use crate::{Describe, Element, Family, Found, Name, Op, Set, Transaction, Words};
 
 /// Something that commits transactions: the real kernel behind netlink, or the [`crate::Fake`].
 pub trait Kernel: Describe {
@@ -18,6 +19,12 @@ pub trait Kernel: Describe {
     /// # Errors
     /// It is not known what the kernel holds.
     fn read(&mut self, family: Family, table: &Name) -> Result<Option<Found>, ReadError>;
+
+    /// Lists the elements of a set; none if there is no such set. Those that rules add and let expire meanwhile may be missing.
+    ///
+    /// # Errors
+    /// It is not known what the kernel holds.
+    fn elements(&mut self, family: Family, table: &Name, set: &Name) -> Result<Vec<Element>, ReadError>;
 }
 
 /// Why a table could not be read.
@@ -82,8 +89,28 @@ pub struct Rejection {
     pub operation: String,
     /// Where it stands: the index of the operation in [`Transaction::ops`], and of the element in it if that is known.
     pub position: (usize, Option<usize>),
+    /// The set and the key, if it is about an element that is known.
+    pub element: Option<(Arc<Set>, Words)>,
     /// The kernel's answer.
     pub source: io::Error,
+}
+
+impl Rejection {
+    /// The kernel refused an operation of a transaction, by its index, or one of its elements.
+    pub fn new(transaction: &Transaction, op: usize, element: Option<usize>, source: io::Error) -> Self {
+        let operation = &transaction.ops[op];
+        let text = match element {
+            Some(element) => transaction.display_element(operation, element).to_string(),
+            None => transaction.display(operation).to_string(),
+        };
+        let known = match operation {
+            Op::AddElements { set, elements } | Op::DeleteElements { set, elements } => {
+                element.and_then(|index| Some((Arc::clone(set), elements.get(index)?.key)))
+            }
+            _ => None,
+        };
+        Self { operation: text, position: (op, element), element: known, source }
+    }
 }
 
 fn and_more(rejections: usize) -> String {

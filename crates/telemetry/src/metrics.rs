@@ -26,6 +26,7 @@ pub struct Metrics {
     watch_failures: IntCounterVec,
     frontends_in_conflict: IntGaugeVec,
     foreign_edits: IntCounterVec,
+    services_set_aside: IntGaugeVec,
 }
 
 #[derive(Debug)]
@@ -118,6 +119,11 @@ impl Metrics {
                 "Commits of other programs that changed our table, each followed by a repair",
                 FAMILY,
             )?,
+            services_set_aside: register.gauges(
+                "slipstream_services_set_aside",
+                "Services that are not served, because the kernel refused what they need",
+                FAMILY,
+            )?,
             registry,
         })
     }
@@ -189,6 +195,11 @@ impl Metrics {
     /// Another program committed a change of our table.
     pub fn foreign_edit(&self, family: Family) {
         self.foreign_edits.with_label_values(&[family.label()]).inc();
+    }
+
+    /// So many Services are not served now, because the kernel refused what they need.
+    pub fn services_set_aside(&self, family: Family, count: usize) {
+        self.services_set_aside.with_label_values(&[family.label()]).set(gauge(count));
     }
 
     /// An object of this kind was malformed, in whole or in part. Static, so that no object can make up a label.

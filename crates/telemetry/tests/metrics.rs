@@ -23,6 +23,7 @@ fn exercised() -> Metrics {
     metrics.connections_reconciled(Family::V4, Duration::from_millis(1), 0);
     metrics.connections_not_reconciled(Family::V6);
     metrics.foreign_edit(Family::V6);
+    metrics.services_set_aside(Family::V6, 1);
     metrics.object_problem("Service");
     metrics.watch_failed("endpointslices");
     metrics.healthz_answered(503);

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use model::ServiceName;
-use ruleset::{Op, Transaction, Words};
+use ruleset::{Set, Words};
 
 use super::{Compiler, Port};
 use crate::Frontend;
@@ -13,20 +13,13 @@ use crate::frontend::Scope;
 use crate::port::View;
 
 impl Compiler {
-    /// The Service that an element of a transaction belongs to, by the position of its operation and its own; `None` if it is
-    /// not known to belong to one.
-    pub fn owner(&self, transaction: &Transaction, position: (usize, Option<usize>)) -> Option<ServiceName> {
-        let (Op::AddElements { set, elements } | Op::DeleteElements { set, elements }) =
-            transaction.ops.get(position.0)?
-        else {
-            return None;
-        };
-        let element = elements.get(position.1?)?;
+    /// The Service that an element of a set belongs to, by its key; `None` if it is not known to belong to one.
+    pub fn owner(&self, set: &Set, key: &Words) -> Option<ServiceName> {
         let keys_frontends = |scope: Scope| set.key.starts_with(&scope.fields());
         let scope = Scope::ALL.into_iter().find(|scope| keys_frontends(*scope));
-        let frontend = scope.and_then(|scope| Frontend::parse(scope, self.options.family, &element.key));
+        let frontend = scope.and_then(|scope| Frontend::parse(scope, self.options.family, key));
         let owner = frontend.and_then(|frontend| self.claims.owner(frontend));
-        owner.map(|port| port.service.clone()).or_else(|| self.owner_of_address(&element.key))
+        owner.map(|port| port.service.clone()).or_else(|| self.owner_of_address(key))
     }
 
     /// What a frontend leads to, if anyone has it.

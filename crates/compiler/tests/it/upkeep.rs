@@ -116,20 +116,15 @@ fn every_element_has_an_owner() {
     let written =
         world.apply([Update::Service(web), slice("web", 80, &ENDS), Update::Service(service("none", "172.30.0.42"))]);
     let mut owners = std::collections::BTreeSet::new();
-    for (index, op) in written.ops.iter().enumerate() {
-        let elements = match op {
-            Op::AddElements { elements, .. } | Op::DeleteElements { elements, .. } => elements.len(),
-            _ => 0,
-        };
-        for element in 0..elements {
-            let owner = world.compiler.owner(&written, (index, Some(element)));
-            owners.insert(
-                owner.unwrap_or_else(|| panic!("{} has none", written.display_element(op, element))).to_string(),
-            );
+    for op in &written.ops {
+        let (Op::AddElements { set, elements } | Op::DeleteElements { set, elements }) = op else { continue };
+        for element in elements {
+            let owner = world.compiler.owner(set, &element.key);
+            let shown = set.display_element(element, ruleset::Family::Ip);
+            owners.insert(owner.unwrap_or_else(|| panic!("{} {shown} has none", set.name)).to_string());
         }
     }
     assert_eq!(owners.into_iter().collect::<Vec<_>>(), ["ns/none", "ns/web"]);
-    assert_eq!(world.compiler.owner(&written, (0, None)), None);
 }
 
 #[test]

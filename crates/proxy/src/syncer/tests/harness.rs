@@ -1,6 +1,7 @@
 //! A syncer over in-memory kernels, and what is sent to it.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use model::{
 };
 use netlink::{ForeignEdit, Reconciled, Reply};
 use ruleset::{
-    CommitError, CommitReport, Fake, FakeTable, Found, Kernel, Name, Op, ReadError, Reconciliation, Rejection,
-    Transaction, reconcile,
+    CommitError, CommitReport, Element, Fake, FakeTable, Found, Kernel, Name, Op, ReadError, Reconciliation, Rejection,
+    Transaction, Words, reconcile,
 };
 use tokio::sync::mpsc::{self, Sender, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinHandle;
@@ -31,6 +32,12 @@ pub(super) struct Shared(Arc<Mutex<Switches>>);
 struct Switches {
     fake: Fake,
     failing: bool,
+    /// Whether the next commit fails.
+    failing_once: bool,
+    /// Whether all commits fail but the next.
+    failing_soon: bool,
+    /// Elements whose keys begin with one of these are not taken.
+    refused: Vec<IpAddr>,
     unreadable: bool,
     /// How often a table was read.
     readings: usize,
@@ -67,6 +74,21 @@ impl Shared {
 
     pub(super) fn fail(&self, failing: bool) {
         self.lock().failing = failing;
+    }
+
+    /// The next commit fails, and those that follow do not.
+    pub(super) fn fail_once(&self) {
+        self.lock().failing_once = true;
+    }
+
+    /// The next commit succeeds, and those that follow do not.
+    pub(super) fn fail_after_one(&self) {
+        self.lock().failing_soon = true;
+    }
+
+    /// From now on, no element of this address is taken, or all are again.
+    pub(super) fn refuse(&self, address: Option<IpAddr>) {
+        self.lock().refused = address.into_iter().collect();
     }
 
     /// From now on, the table cannot be read.
@@ -162,6 +184,17 @@ impl Commit for TestCommitter {
         });
     }
 
+    fn elements(&self, family: ruleset::Family, table: Name, set: Name, reply: Reply<Result<Vec<Element>, ReadError>>) {
+        self.hand_over(move |kernel| {
+            reply(kernel.fake.elements(family, &table, &set));
+            None
+        });
+    }
+
+    fn delete(&self, transaction: Transaction, reply: Reply<Result<CommitReport, CommitError>>) {
+        self.commit(transaction, reply);
+    }
+
     fn reconcile(&self, full: Transaction, found: Option<Found>, reply: Reply<Result<Reconciled, CommitError>>) {
         self.hand_over(move |kernel| {
             let reconciliation = reconcile(full, found.as_ref(), &kernel.fake);
@@ -182,12 +215,34 @@ impl Commit for TestCommitter {
 
 impl Switches {
     fn commit(&mut self, transaction: &Transaction) -> Result<CommitReport, CommitError> {
-        if !self.failing {
+        let refused: Vec<_> =
+            transaction.ops.iter().enumerate().flat_map(|(op, _)| self.refused(transaction, op)).collect();
+        if !refused.is_empty() {
+            return Err(CommitError::Rejected { rejections: refused });
+        }
+        if !self.failing && !std::mem::take(&mut self.failing_once) {
+            self.failing = std::mem::take(&mut self.failing_soon);
             return self.fake.commit(transaction);
         }
         let source = io::Error::from_raw_os_error(22);
         let operation = "add element ip kube-proxy service-ips { the culprit }".to_owned();
-        Err(CommitError::Rejected { rejections: vec![Rejection { operation, position: (0, None), source }] })
+        Err(CommitError::Rejected {
+            rejections: vec![Rejection { operation, position: (0, None), element: None, source }],
+        })
+    }
+}
+
+impl Switches {
+    /// The elements of an operation that are not taken.
+    fn refused(&self, transaction: &Transaction, op: usize) -> Vec<Rejection> {
+        let Op::AddElements { elements, .. } = &transaction.ops[op] else { return Vec::new() };
+        let is_refused = |element: &Element| {
+            let key = element.key.as_bytes();
+            self.refused.iter().any(|address| key.starts_with(Words::build().address(*address).finish().as_bytes()))
+        };
+        let indices = elements.iter().enumerate().filter(|(_, element)| is_refused(element)).map(|(index, _)| index);
+        let too_many = || io::Error::from_raw_os_error(23);
+        indices.map(|index| Rejection::new(transaction, op, Some(index), too_many())).collect()
     }
 }
 

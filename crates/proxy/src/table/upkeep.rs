@@ -1,0 +1,98 @@
+//! What is done about a table between syncs: what is not needed any more goes, the kernel forgets what is not true any more, and
+//! Services that it refused are tried again.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
+use model::ServiceName;
+use ruleset::{CommitError, Element, Op};
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use super::{FORGET_RETRY, Job, SWEEP_DELAY, Table};
+use crate::commit::Outcome;
+
+/// How many Services are set aside after one refusal at most. A kernel that refuses more than that has another problem.
+const MOST_AT_ONCE: usize = 16;
+
+impl Table {
+    /// Has what nothing needs any more looked for in a while, if there may be any.
+    pub(super) fn plan_sweep(&mut self, now: Instant) {
+        if self.compiler.is_unswept() || !self.unwanted.is_empty() {
+            self.sweep_at.get_or_insert(now + SWEEP_DELAY);
+        }
+    }
+
+    pub(super) fn sweep(&mut self, now: Instant) {
+        self.sweep_at = None;
+        let mut transaction = self.compiler.sweep();
+        transaction.ops.extend(std::mem::take(&mut self.unwanted).into_iter().map(Op::DeleteChain));
+        if !transaction.is_empty() {
+            debug!(family = %self.family(), operations = transaction.len(), "Deleting stale nftables chains");
+            self.commit(Job::Sweep, transaction);
+        }
+        self.plan_sweep(now);
+    }
+
+    /// Asks the kernel where it sent clients, because some of them must not be sent there any more.
+    pub(super) fn list(&mut self) {
+        self.forget_at = None;
+        let Some(choices) = self.compiler.stale_choices() else { return };
+        let (family, table) = self.compiler.table();
+        let reply = self.start(Job::List);
+        self.committer.elements(family, table, choices.name.clone(), Box::new(|listed| reply(Outcome::Listed(listed))));
+    }
+
+    /// Deletes what is not true any more of where the kernel sent clients.
+    pub(super) fn forget(&mut self, choices: &[Element]) {
+        let transaction = self.compiler.forget(choices);
+        if transaction.is_empty() {
+            return self.compiler.forgotten();
+        }
+        debug!(family = %self.family(), of = choices.len(), clients = transaction.len(), "forgetting where clients were sent");
+        let operations = transaction.len();
+        let reply = self.start(Job::Forget);
+        self.committer.delete(transaction, Box::new(move |done| reply(Outcome::committed(done, operations))));
+    }
+
+    /// What was to be forgotten is still there. New connections to endpoints that left are dropped meanwhile.
+    pub(super) fn not_forgotten(&mut self, error: &dyn Display, now: Instant) {
+        self.telemetry.metrics.cleanup_failed(self.family());
+        self.forget_at = Some(now + FORGET_RETRY);
+        warn!(family = %self.family(), "clients with session affinity to endpoints that left have to wait: {error}");
+    }
+
+    /// Sets the Services aside that the kernel refused, so that the others are served. Returns whether there are any.
+    pub(super) fn set_aside(&mut self, error: &CommitError, now: Instant) -> bool {
+        let CommitError::Rejected { rejections } = error else { return false };
+        let elements = rejections.iter().filter_map(|rejection| rejection.element.as_ref());
+        let owners: BTreeSet<ServiceName> = elements.filter_map(|(set, key)| self.compiler.owner(set, key)).collect();
+        if owners.is_empty() || owners.len() > MOST_AT_ONCE {
+            return false;
+        }
+        for service in owners {
+            let delay = self.asides.put(service.clone(), now);
+            self.compiler.set_aside(&service, true);
+            error!(
+                family = %self.family(), %service, retry_in = ?delay,
+                "this Service is not served, because {error}: change or delete it, or report it with this log"
+            );
+        }
+        self.telemetry.metrics.services_set_aside(self.family(), self.asides.count());
+        true
+    }
+
+    /// Tries Services again that were set aside for long enough.
+    pub(super) fn take_back(&mut self, now: Instant) {
+        if self.asides.next().is_none_or(|at| at > now) {
+            return;
+        }
+        for service in self.asides.take_due(now) {
+            info!(family = %self.family(), %service, "trying again a Service that was refused");
+            self.compiler.set_aside(&service, false);
+            self.waiting.insert(service);
+        }
+        self.telemetry.metrics.services_set_aside(self.family(), self.asides.count());
+        self.pacer.request();
+    }
+}
