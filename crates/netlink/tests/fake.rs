@@ -44,6 +44,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::AddSet(addresses())),
         2 => Just(Op::AddSet(verdicts())),
         1 => prop_oneof![Just(Op::FlushSet(addresses())), Just(Op::FlushSet(verdicts()))],
+        1 => prop_oneof![Just(Op::DeleteSet(name("addresses"))), Just(Op::DeleteSet(name("verdicts")))],
         5 => (0..CHAINS.len()).prop_map(|n| chain(CHAINS[n])),
         2 => (0..CHAINS.len()).prop_map(|n| Op::DeleteChain(name(CHAINS[n]))),
         1 => (0..CHAINS.len()).prop_map(|n| Op::FlushChain(name(CHAINS[n]))),

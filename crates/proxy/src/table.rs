@@ -144,7 +144,7 @@ impl Table {
                 }
             }
             ForeignEdit::Missed => {
-                debug!(%family, "commits of other programs may have been missed: the table is checked")
+                debug!(%family, "commits of other programs may have been missed: the table is checked");
             }
         }
         self.everything = true;
