@@ -107,6 +107,8 @@ pub(crate) fn reads_back(kernel: &mut NfTables, full: &Transaction) -> Result<()
     ensure!(reconciliation.transaction.is_empty(), "what differs:\n{}{found:#?}", reconciliation.transaction);
     ensure!(reconciliation.unwanted.is_empty(), "unwanted: {:?}", reconciliation.unwanted);
     let sorted = |mut elements: Vec<Element>| {
+        // A single key among ranges is read as one that ends where it starts.
+        elements.iter_mut().filter(|e| e.data == Data::Until(e.key)).for_each(|element| element.data = Data::None);
         elements.sort_by_key(|element| element.key);
         elements
     };
