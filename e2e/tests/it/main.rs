@@ -3,10 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod adoption;
 mod bad_input;
 mod changes;
 mod configuration;
 mod frontends;
+mod monitor;
 mod policies;
+mod repair;
 mod restarts;
+mod takeover;
 mod world;
