@@ -12,8 +12,9 @@ use crate::rule_text::rule_text;
 use crate::socket::{ReceiveBuffer, Socket};
 use crate::uapi;
 
-/// How often a table is read until it is the same from the beginning to the end. A reading takes some 100 ms for 100,000
-/// elements, and every change of any table on the node spoils it.
+/// How often a table, and each set, is read until it is the same from the beginning to the end. Every commit to any table of
+/// the node spoils a reading, and large ones take long: the kernel walks all that it has listed before again for each 32 KiB
+/// of an answer, which makes it about a second for 110,000 elements, and 10 ms for 10,000.
 const TRIES: u32 = 10;
 
 /// Asks the kernel what it holds.
@@ -93,25 +94,28 @@ impl Reader<'_> {
         Ok(Some(found))
     }
 
-    /// The kernel walks a hash table in several steps, each of which starts by the count of elements that came before. If it
-    /// grows in between, which it does some time after a commit, some elements are listed twice and as many are not
-    /// (`nft_rhash_walk`, net/netfilter/nft_set_hash.c). So there is nothing listed twice only if nothing is missing.
+    /// The kernel walks a hash table anew for each part of the answer, and passes over as many elements as it has listed. If the
+    /// table grows in between, which it does some time after a commit, some are listed twice and as many are not
+    /// (`nft_rhash_walk`, net/netfilter/nft_set_hash.c). So nothing is missing if nothing is listed twice.
     fn elements(&mut self, place: Place<'_>, name: &Name, set: &mut FoundSet) -> Result<(), Fault> {
         let request = request(libc::NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, place.family, |a| {
             a.put_name(uapi::NFTA_SET_ELEM_LIST_TABLE, place.table);
             a.put_name(uapi::NFTA_SET_ELEM_LIST_SET, name);
         });
-        self.ask(&request, |message| decode::elements(message, set))?;
-        set.elements.sort_unstable_by_key(|element| element.key);
-        let listed = set.elements.len();
-        set.elements.dedup_by_key(|element| element.key);
-        set.elements.shrink_to_fit();
-        // Those of a dynamic set come and go, and nobody relies on them.
-        if listed > set.elements.len() && !decode::is_dynamic(&set.declaration) {
-            Err(Fault::Interrupted)
-        } else {
-            Ok(())
+        for _ in 0..TRIES {
+            set.elements.clear();
+            set.unspeakable = 0;
+            self.ask(&request, |message| decode::elements(message, set))?;
+            set.elements.sort_unstable_by_key(|element| element.key);
+            let listed = set.elements.len();
+            set.elements.dedup_by_key(|element| element.key);
+            // Those of a dynamic set come and go with packets, and nothing depends on them.
+            if listed == set.elements.len() || decode::is_dynamic(&set.declaration) {
+                set.elements.shrink_to_fit();
+                return Ok(());
+            }
         }
+        Err(Fault::Interrupted)
     }
 
     /// The kernel lists the chains of all tables of the family; the others' are passed over.
