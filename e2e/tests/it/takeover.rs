@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
 
-use e2e::{Destination, Settings, Source, Traffic, answers};
+use e2e::{Settings, Source, Traffic, answers};
 use model::Family;
 use nix::sys::signal::Signal;
 use testing::netns::Cluster;
@@ -128,8 +128,6 @@ fn from_kube_proxy_and_back_without_a_lost_connection() {
         for family in Family::ALL {
             let expected = answers(&["web-0:8080", "web-1:8080", "web-2:8080"], Source::Node);
             world.check(ways(family, 1).map(|(name, to)| case(name, world.outside(), to, expected.clone())));
-            let other_port = Destination::tcp(cluster_ip(family, 1), 81);
-            world.check([case("another port", world.pod(), other_port, e2e::Expected::Refused)]);
         }
     };
     restore();
