@@ -183,6 +183,7 @@ fn verdict(value: &[u8]) -> Result<Option<Verdict>, Malformed> {
         }
     }
     Ok(match (code, chain) {
+        (Some(libc::NF_ACCEPT), _) => Some(Verdict::Accept),
         (Some(libc::NF_DROP), _) => Some(Verdict::Drop),
         (Some(libc::NFT_GOTO), Some(chain)) => Some(Verdict::Goto(chain)),
         (Some(libc::NFT_JUMP), Some(chain)) => Some(Verdict::Jump(chain)),
