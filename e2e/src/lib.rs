@@ -4,12 +4,14 @@
 //! - [`Workload`]: a pod whose servers say who they are.
 //! - [`Probe`]: who asks what, and what is to come of it.
 //! - [`Traffic`]: a steady stream of connections, to see whether a change costs any.
+//! - [`Sender`]: a UDP flow that never pauses, to see where a change leads it.
 //!
 //! The tests are in `tests/it`, the demo in `src/bin/demo`. Both need root.
 
 mod manifests;
 mod probe;
 mod proxy;
+mod sender;
 mod settings;
 mod traffic;
 mod workload;
@@ -17,6 +19,7 @@ mod workload;
 pub use manifests::Manifests;
 pub use probe::{Destination, Expected, Host, Probe, Seen, Source, answers};
 pub use proxy::{PATIENCE, Proxy};
-pub use settings::Settings;
+pub use sender::Sender;
+pub use settings::{Pods, Settings};
 pub use traffic::Traffic;
 pub use workload::Workload;

@@ -13,13 +13,28 @@ pub struct Settings {
     pub masquerade_all: bool,
     /// `nodePortAddresses`; none leaves the product's default.
     pub node_port_addresses: &'static [&'static str],
-    /// Whether pods can be told from other hosts (`clusterCIDR`).
-    pub knows_pods: bool,
+    /// How pods are told from other hosts.
+    pub pods: Pods,
+}
+
+/// How pods are told from other hosts (`detectLocalMode`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pods {
+    /// They are not.
+    Untold,
+    /// By the addresses of all pods.
+    ClusterCidr,
+    /// By those that the Node object has.
+    NodeCidr,
+    /// By the interface of this name.
+    BridgeInterface(&'static str),
+    /// By interfaces whose names start like this.
+    InterfaceNamePrefix(&'static str),
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { min_sync_period: "10ms", masquerade_all: false, node_port_addresses: &[], knows_pods: true }
+        Self { min_sync_period: "10ms", masquerade_all: false, node_port_addresses: &[], pods: Pods::ClusterCidr }
     }
 }
 
@@ -28,8 +43,16 @@ impl fmt::Display for Settings {
         writeln!(f, "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables")?;
         writeln!(f, "nftables:\n  minSyncPeriod: {}", self.min_sync_period)?;
         writeln!(f, "  masqueradeAll: {}", self.masquerade_all)?;
-        if self.knows_pods {
-            writeln!(f, "clusterCIDR: {},{}", Cluster::POD_CIDR_V4, Cluster::POD_CIDR_V6)?;
+        match self.pods {
+            Pods::Untold => {}
+            Pods::ClusterCidr => writeln!(f, "clusterCIDR: {},{}", Cluster::POD_CIDR_V4, Cluster::POD_CIDR_V6)?,
+            Pods::NodeCidr => writeln!(f, "detectLocalMode: NodeCIDR")?,
+            Pods::BridgeInterface(name) => {
+                writeln!(f, "detectLocalMode: BridgeInterface\ndetectLocal: {{bridgeInterface: {name}}}")?;
+            }
+            Pods::InterfaceNamePrefix(prefix) => {
+                writeln!(f, "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {{interfaceNamePrefix: {prefix}}}")?;
+            }
         }
         if !self.node_port_addresses.is_empty() {
             writeln!(f, "nodePortAddresses: {:?}", self.node_port_addresses)?;

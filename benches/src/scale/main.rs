@@ -13,7 +13,9 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use testing::scale::Scale;
 
+use slipstream::CHANGES;
 use stats::Figures;
 
 const ENDPOINTS: u32 = 10;
@@ -26,6 +28,8 @@ const ROUNDS: usize = 5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
     Slipstream,
+    /// The same with session affinity for every tenth Service and a load balancer with source ranges for every twentieth.
+    Mixed,
     KubeProxy,
 }
 
@@ -33,12 +37,13 @@ impl Shape {
     const fn name(self) -> &'static str {
         match self {
             Self::Slipstream => "slipstream",
+            Self::Mixed => "slipstream-mixed",
             Self::KubeProxy => "kube-proxy-1.36",
         }
     }
 
     fn parse(name: &str) -> Result<Self> {
-        let known = [Self::Slipstream, Self::KubeProxy];
+        let known = [Self::Slipstream, Self::Mixed, Self::KubeProxy];
         known.into_iter().find(|shape| shape.name() == name).with_context(|| format!("no shape is called {name:?}"))
     }
 }
@@ -56,7 +61,8 @@ fn main() -> Result<()> {
 fn one(shape: Shape, services: u32) -> Result<()> {
     let namespace = testing::netns::Namespace::new("bench")?;
     let figures = namespace.run(|| match shape {
-        Shape::Slipstream => slipstream::measure(services, ENDPOINTS),
+        Shape::Slipstream => slipstream::measure(Scale::new(services + CHANGES, ENDPOINTS), services),
+        Shape::Mixed => slipstream::measure(Scale::new(services + CHANGES, ENDPOINTS).mixed(), services),
         Shape::KubeProxy => kube_proxy::measure(services, ENDPOINTS),
     })?;
     println!("{}", figures.to_json());
@@ -68,7 +74,7 @@ fn all() -> Result<()> {
     println!("Services x {ENDPOINTS} endpoints, medians of {ROUNDS} rounds");
     println!("{}", Figures::HEADER);
     for services in SIZES {
-        let mut shapes = vec![Shape::Slipstream];
+        let mut shapes = vec![Shape::Slipstream, Shape::Mixed];
         if services <= LARGEST_FOR_KUBE_PROXY {
             shapes.push(Shape::KubeProxy);
         }

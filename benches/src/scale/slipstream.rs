@@ -13,7 +13,7 @@ use testing::scale::Scale;
 use crate::stats::{Figures, peak_rss_mib};
 
 /// How many changes of each kind are timed.
-const CHANGES: u32 = 500;
+pub(crate) const CHANGES: u32 = 500;
 
 struct Proxy {
     state: State,
@@ -21,8 +21,8 @@ struct Proxy {
     kernel: NfTables,
 }
 
-pub(crate) fn measure(services: u32, endpoints: u32) -> Result<Figures> {
-    let scale = Scale::new(services + CHANGES, endpoints);
+/// Measures so many of the Services of `scale`, which has [`CHANGES`] more.
+pub(crate) fn measure(scale: Scale, services: u32) -> Result<Figures> {
     let options = Options {
         family: Family::V4,
         mark: Mark::default(),
@@ -33,7 +33,7 @@ pub(crate) fn measure(services: u32, endpoints: u32) -> Result<Figures> {
     };
     let mut proxy =
         Proxy { state: State::new(SystemTime::now()), compiler: Compiler::new(options), kernel: NfTables::open()? };
-    Scale::new(services, endpoints).updates().for_each(|update| proxy.state.apply(update));
+    scale.first(services).updates().for_each(|update| proxy.state.apply(update));
     proxy.state.take_changes();
 
     let start = Instant::now();

@@ -1,12 +1,16 @@
 //! What an earlier run left in the kernel and the next one goes on with: an unchanged restart writes nothing then.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU8;
 
+use model::Family;
 use ruleset::{Data, Element, Found, Name, Verdict, Words};
 
+use crate::Frontend;
+use crate::affinity::FoundAffinity;
 use crate::chains::MAX_COMMON;
-use crate::frontend::Scope;
+use crate::frontend::{Scope, parse_socket};
 use crate::lb::{LbChain, LbKind};
 use crate::name;
 use crate::port::PortRules;
@@ -24,11 +28,15 @@ pub(crate) struct Adopted {
     pub(crate) chains: Vec<(LbChain, bool)>,
     /// Those whose ClusterIP frontends have a set of their own, in the order in which packets meet them.
     pub(crate) common: Vec<LbChain>,
+    /// The lengths of source ranges that have a set.
+    pub(crate) source_lengths: BTreeSet<NonZeroU8>,
+    /// What there is of session affinity.
+    pub(crate) affinity: FoundAffinity,
 }
 
 impl Adopted {
     /// Recognizes what is ours in a table. What others put there is passed over.
-    pub(crate) fn of(found: &Found) -> Self {
+    pub(crate) fn of(found: &Found, family: Family) -> Self {
         let mut endpoints = HashMap::new();
         for id in SetId::all() {
             if let SetId::Frontends(_, role @ (Role::Endpoints | Role::LocalEndpoints)) = id
@@ -40,13 +48,23 @@ impl Adopted {
         let elements = found.sets.values().flat_map(|set| &set.elements);
         let entered: HashSet<_> = elements.filter_map(|element| target(&element.data)).collect();
         let chain = |name| LbChain::parse(name).map(|chain| (chain, entered.contains(name)));
-        Self { endpoints, chains: found.chains.keys().filter_map(chain).collect(), common: common(found) }
+        let lengths = found.sets.keys().filter_map(|set| set.as_str().strip_prefix("source-ranges-")?.parse().ok());
+        let affinity = affinity(found, family);
+        // What leads there would be of no use without it.
+        let is_whole = |chain: &LbChain| !chain.affinity || affinity.exists;
+        Self {
+            endpoints,
+            chains: found.chains.keys().filter_map(chain).filter(|(chain, _)| is_whole(chain)).collect(),
+            common: common(found).into_iter().filter(is_whole).collect(),
+            source_lengths: lengths.filter(|bits| is_named(found, SetId::Sources(*bits))).collect(),
+            affinity,
+        }
     }
 
     /// The numbers that the endpoints of a Service port have had: those of any of its frontends, as they all have the same.
     pub(crate) fn numbers_of(&self, rules: &PortRules) -> Option<PortRules> {
         let list = |role| {
-            let mut lists = rules.frontends.keys().filter_map(|frontend| self.endpoints.get(&(role, frontend.key())));
+            let mut lists = rules.frontends.iter().filter_map(|frontend| self.endpoints.get(&(role, frontend.key())));
             lists.next().cloned().unwrap_or_default()
         };
         let (cluster, local) = (list(Role::Endpoints), list(Role::LocalEndpoints));
@@ -59,9 +77,11 @@ impl Adopted {
 /// would find room beside them.
 fn common(found: &Found) -> Vec<LbChain> {
     let chain_of = |set: &str| {
-        let endpoints = set.strip_prefix("service-ips-")?.parse().ok()?;
-        let chain = LbChain { scope: Scope::Address, kind: LbKind::Cluster, endpoints };
-        (SetId::Common(endpoints).define().name.as_str() == set).then_some(chain)
+        let count = set.strip_prefix("service-ips-")?;
+        let (affinity, count) = count.strip_prefix("affinity-").map_or((false, count), |count| (true, count));
+        let endpoints = count.parse().ok()?;
+        let chain = LbChain { scope: Scope::Address, kind: LbKind::Cluster, affinity, endpoints };
+        (SetId::Common { affinity, endpoints }.define().name.as_str() == set).then_some(chain)
     };
     let rules = found.chains.get(&name("cluster-services")).map_or(&[][..], |chain| chain.rules.as_slice());
     // However a rule is put into words, the name of its set is one of them.
@@ -74,6 +94,32 @@ fn common(found: &Found) -> Vec<LbChain> {
     }
     common.sort_unstable_by_key(|(position, chain, _)| (*position, *chain));
     common.into_iter().map(|(_, chain, _)| chain).take(MAX_COMMON).collect()
+}
+
+/// What there is of session affinity: all of it, or nothing, as it is only made as a whole.
+fn affinity(found: &Found, family: Family) -> FoundAffinity {
+    let common = [SetId::Choices, SetId::Gone(Scope::Address), SetId::Gone(Scope::NodePort)];
+    if !common.into_iter().all(|id| is_named(found, id)) {
+        return FoundAffinity::default();
+    }
+    let timeout = |set: &Name| {
+        let (scope, timeout) = match set.as_str().strip_prefix("affinity-nodeports-") {
+            Some(timeout) => (Scope::NodePort, timeout),
+            None => (Scope::Address, set.as_str().strip_prefix("affinity-ips-")?),
+        };
+        Some((scope, timeout.parse().ok()?))
+    };
+    let timeouts = found.sets.keys().filter_map(timeout);
+    let timeouts = timeouts.filter(|(scope, timeout)| is_named(found, SetId::Affinity(*scope, *timeout))).collect();
+    let gone = |scope| {
+        let elements = &found.sets[&SetId::Gone(scope).define().name].elements;
+        elements.iter().filter_map(move |element| Frontend::parse_pair(scope, family, &element.key))
+    };
+    FoundAffinity { exists: true, timeouts, gone: Scope::ALL.into_iter().flat_map(gone).collect() }
+}
+
+fn is_named(found: &Found, id: SetId) -> bool {
+    found.sets.contains_key(&id.define().name)
 }
 
 /// Takes the elements of a map of endpoints apart: the key of the frontend, and numbers and endpoints.
@@ -101,12 +147,8 @@ const fn target(data: &Data) -> Option<&Name> {
 
 fn endpoint(data: &Data) -> Option<SocketAddr> {
     let Data::Value(value) = data else { return None };
-    let (address, [high, low, ..]) = value.as_bytes().split_last_chunk::<4>()?;
-    let address = match address {
-        [a, b, c, d] => IpAddr::from([*a, *b, *c, *d]),
-        _ => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
-    };
-    Some(SocketAddr::new(address, u16::from_be_bytes([*high, *low])))
+    let family = if value.as_bytes().len() < 16 { Family::V4 } else { Family::V6 };
+    parse_socket(family, value.as_bytes())
 }
 
 /// The list with each endpoint at its number. It may have gaps, but none so large that others could make us run out of memory,

@@ -34,12 +34,16 @@ struct Known {
     users: u32,
     /// Whether an element ever has.
     entered: bool,
+    /// Whether the last sweep has seen that nothing leads to it, and nothing has since.
+    idle: bool,
 }
 
 impl Chains {
     /// Those that [`Layout::create`] creates.
     pub(crate) fn new() -> Self {
-        let known = Layout::FIXED.map(|chain| (chain, Known { name: chain.name(), users: 1, entered: false })).into();
+        let known = Layout::FIXED
+            .map(|chain| (chain, Known { name: chain.name(), users: 1, entered: false, idle: false }))
+            .into();
         Self { known, created: BTreeSet::new(), common: Vec::new(), uncreated: Vec::new() }
     }
 
@@ -108,13 +112,22 @@ impl Chains {
         lb.chain(common.flat_map(|chain| layout.create_common(chain))).collect()
     }
 
-    /// The operations that delete the chains nothing leads to. Those with a set of their own are few, and stay.
+    /// Whether a sweep would have something to do, now or the next time.
+    pub(crate) fn is_unswept(&self) -> bool {
+        self.known.iter().any(|(chain, known)| known.users == 0 && !self.is_common(*chain))
+    }
+
+    /// The operations that delete the chains nothing has led to since the last call. Those with a set of their own are few, and
+    /// stay.
     pub(crate) fn sweep(&mut self) -> Vec<Op> {
         let mut ops = Vec::new();
         // Chains that go on to another come after it in order; once they are gone, the other may be unused as well.
         let chains: Vec<_> = self.known.keys().rev().copied().collect();
         for chain in chains {
-            if !self.is_common(chain) && self.known.get(&chain).is_some_and(|known| known.users == 0) {
+            let is_unused = !self.is_common(chain) && self.known.get(&chain).is_some_and(|known| known.users == 0);
+            let was_idle =
+                self.known.get_mut(&chain).is_some_and(|known| std::mem::replace(&mut known.idle, is_unused));
+            if is_unused && was_idle {
                 self.known.remove(&chain);
                 chain.goes_on_to().into_iter().for_each(|next| self.release(Target::Lb(next)));
                 ops.push(Op::DeleteChain(chain.name()));
@@ -130,9 +143,10 @@ impl Chains {
             }
             self.created.insert(chain);
         }
-        let new = || Known { name: chain.name(), users: 0, entered: false };
+        let new = || Known { name: chain.name(), users: 0, entered: false, idle: false };
         let known = self.known.entry(chain).or_insert_with(new);
         known.users += 1;
+        known.idle = false;
         known
     }
 }

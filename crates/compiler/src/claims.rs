@@ -36,6 +36,11 @@ pub struct Conflict {
 }
 
 impl Claims {
+    /// Who owns a frontend, if anyone claims it.
+    pub(crate) fn owner(&self, frontend: Frontend) -> Option<&ServicePortName> {
+        self.owners.get(&frontend).map(|claim| &claim.port)
+    }
+
     /// Whether this port owns the frontend.
     pub(crate) fn is_owner(&self, frontend: Frontend, port: &ServicePortName) -> bool {
         self.owners.get(&frontend).is_some_and(|owner| owner.port == *port)

@@ -3,22 +3,34 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use ruleset::{Data, Element, Words};
+use ruleset::{Data, Element, Op, Words};
 
 use crate::Frontend;
+use crate::layout::Layout;
 use crate::sets::SetId;
 
 /// Elements to delete and to add.
 #[derive(Debug, Default)]
 pub(crate) struct Edit {
-    pub(crate) deletes: BTreeMap<SetId, Vec<Element>>,
-    pub(crate) adds: BTreeMap<SetId, Vec<Element>>,
+    deletes: BTreeMap<SetId, Vec<Element>>,
+    adds: BTreeMap<SetId, Vec<Element>>,
 }
 
 impl Edit {
     /// Deletes the element with this key.
     pub(crate) fn delete(&mut self, set: SetId, key: Words) {
         self.deletes.entry(set).or_default().push(Element { key, data: Data::None, comment: None });
+    }
+
+    /// The operations that delete what is to be deleted.
+    pub(crate) fn deletions(&mut self, layout: &Layout) -> Vec<Op> {
+        let deletes = std::mem::take(&mut self.deletes).into_iter();
+        deletes.map(|(id, elements)| Op::DeleteElements { set: layout.set(id), elements }).collect()
+    }
+
+    /// The operations that add what is to be added.
+    pub(crate) fn additions(self, layout: &Layout) -> impl Iterator<Item = Op> {
+        self.adds.into_iter().map(|(id, elements)| Op::AddElements { set: layout.set(id), elements })
     }
 
     /// Adds an element.

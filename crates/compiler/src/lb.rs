@@ -12,6 +12,8 @@ use crate::name;
 pub(crate) struct LbChain {
     pub(crate) scope: Scope,
     pub(crate) kind: LbKind,
+    /// Whether clients are sent where they were sent before.
+    pub(crate) affinity: bool,
     pub(crate) endpoints: NonZeroU32,
 }
 
@@ -41,9 +43,9 @@ pub(crate) enum Target {
 
 impl LbChain {
     /// The chain for so many endpoints; none for no endpoint.
-    pub(crate) fn new(scope: Scope, kind: LbKind, endpoints: usize) -> Option<Self> {
+    pub(crate) fn new(scope: Scope, kind: LbKind, affinity: bool, endpoints: usize) -> Option<Self> {
         let endpoints = u32::try_from(endpoints).ok().and_then(NonZeroU32::new)?;
-        Some(Self { scope, kind, endpoints })
+        Some(Self { scope, kind, affinity, endpoints })
     }
 
     /// The chain with this name, if it is the name of one.
@@ -51,23 +53,27 @@ impl LbChain {
         let text = name.as_str();
         let (scope, rest) =
             text.strip_prefix("nodeport-").map_or((Scope::Address, text), |rest| (Scope::NodePort, rest));
-        let kinds = [("local-lb-", LbKind::Local), ("masq-lb-", LbKind::Masquerade), ("lb-", LbKind::Cluster)];
-        let (kind, count) = kinds.into_iter().find_map(|(start, kind)| Some((kind, rest.strip_prefix(start)?)))?;
-        let chain = Self { scope, kind, endpoints: count.parse().ok()? };
+        let kinds = [("local-", LbKind::Local), ("masq-", LbKind::Masquerade), ("", LbKind::Cluster)];
+        let (kind, rest) = kinds.into_iter().find_map(|(start, kind)| Some((kind, rest.strip_prefix(start)?)))?;
+        let (affinity, rest) = rest.strip_prefix("affinity-").map_or((false, rest), |rest| (true, rest));
+        let chain = Self { scope, kind, affinity, endpoints: rest.strip_prefix("lb-")?.parse().ok()? };
         (chain.name() == *name).then_some(chain)
     }
 
     /// The chain that picks the first endpoint of the same list.
     pub(crate) const fn first(scope: Scope, kind: LbKind) -> Self {
-        Self { scope, kind, endpoints: NonZeroU32::MIN }
+        Self { scope, kind, affinity: false, endpoints: NonZeroU32::MIN }
     }
 
-    /// Where it goes on: one that masquerades to the one that picks, and one that picked a number without an endpoint to the
-    /// first, which every frontend has. That happens to a packet that meets a change halfway: it was led here by the old
-    /// elements, and finds the new ones.
+    /// Where it goes on: one that masquerades to the one that picks; one that knows no endpoint of the client's to the one that
+    /// picks by chance; and one that picked a number without an endpoint to the first, which every frontend has. That happens
+    /// to a packet that meets a change halfway: it was led here by the old elements, and finds the new ones.
+    ///
+    /// Comes before it in order.
     pub(crate) fn goes_on_to(self) -> Option<Self> {
         match self.kind {
             LbKind::Masquerade => Some(Self { kind: LbKind::Cluster, ..self }),
+            _ if self.affinity => Some(Self { affinity: false, ..self }),
             _ if self.endpoints == NonZeroU32::MIN => None,
             kind => Some(Self::first(self.scope, kind)),
         }
@@ -84,7 +90,8 @@ impl LbChain {
             LbKind::Local => "local-",
             LbKind::Masquerade => "masq-",
         };
-        name(&format!("{scope}{kind}lb-{}", self.endpoints))
+        let affinity = if self.affinity { "affinity-" } else { "" };
+        name(&format!("{scope}{kind}{affinity}lb-{}", self.endpoints))
     }
 }
 
@@ -116,8 +123,10 @@ mod tests {
     fn names_are_read_back() {
         for scope in Scope::ALL {
             for kind in [LbKind::Cluster, LbKind::Local, LbKind::Masquerade] {
-                let chain = LbChain::new(scope, kind, 12).unwrap();
-                assert_eq!(LbChain::parse(&chain.name()), Some(chain));
+                for affinity in [false, true] {
+                    let chain = LbChain::new(scope, kind, affinity, 12).unwrap();
+                    assert_eq!(LbChain::parse(&chain.name()), Some(chain));
+                }
             }
         }
         for other in ["lb-0", "lb-01", "lb-", "xlb-1", "lb-99999999999", "masq-local-lb-1", "services"] {

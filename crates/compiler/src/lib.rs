@@ -5,6 +5,7 @@
 //! turns a change into a transaction on just the elements it concerns. [`Tracer`] tells what a ruleset does to a packet.
 
 mod adopt;
+mod affinity;
 mod chains;
 mod claims;
 mod compiler;
@@ -14,6 +15,7 @@ mod flows;
 mod frontend;
 mod layout;
 mod lb;
+mod on_demand;
 mod options;
 mod port;
 mod sets;
@@ -24,7 +26,7 @@ pub use compiler::{Compiler, table_name};
 pub use flows::FlowCheck;
 pub use frontend::Frontend;
 pub use options::{Mark, NodePorts, Options, Pods};
-pub use tracer::{Fate, Packet, Tracer};
+pub use tracer::{Fate, Note, Packet, Tracer};
 
 /// A name written in this crate.
 pub(crate) fn name(name: &str) -> ruleset::Name {

@@ -1,20 +1,22 @@
 //! How one Service port is to be treated in one family.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 
+use ipnet::IpNet;
 use model::{Family, Selection, Service, ServicePort, TrafficPolicy};
 
-use crate::Frontend;
 use crate::frontend::Scope;
 use crate::lb::{LbChain, LbKind, Target};
 use crate::sets::Role;
+use crate::{Frontend, Options};
 
 /// The treatment of a Service port's frontends and the endpoints they lead to. Everything that the kernel holds for the
 /// port follows from this value, so that two of them tell what has to change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PortRules {
-    pub(crate) frontends: BTreeMap<Frontend, Treatment>,
+    pub(crate) frontends: Frontends,
     /// The ClusterIP, which refuses ports that no Service has.
     pub(crate) cluster_ip: Option<IpAddr>,
     /// Endpoints for policy `Cluster`; their positions are their numbers in the endpoint map.
@@ -23,6 +25,12 @@ pub(crate) struct PortRules {
     pub(crate) local: Vec<SocketAddr>,
     /// Endpoints on this node, which may connect to themselves.
     pub(crate) hairpins: Vec<SocketAddr>,
+    /// For how many seconds clients are sent to the same endpoint.
+    pub(crate) affinity: Option<NonZeroU32>,
+    /// Frontends that only clients from `sources` may connect to.
+    pub(crate) restricted: BTreeSet<Frontend>,
+    /// In order; none is within another. None of them is everything.
+    pub(crate) sources: Vec<IpNet>,
 }
 
 /// What happens to connections to a frontend (contract §5.6, §5.7).
@@ -47,19 +55,37 @@ pub(crate) enum Treatment {
 impl PortRules {
     /// What `port` of `service` wants in `family`, given the endpoints selected for it. `None` if the Service has no
     /// ClusterIP in the family, and so is not served there.
-    pub(crate) fn wanted(service: &Service, port: &ServicePort, family: Family, selection: Selection) -> Option<Self> {
+    pub(crate) fn wanted(
+        service: &Service,
+        port: &ServicePort,
+        options: &Options,
+        selection: Selection,
+    ) -> Option<Self> {
+        let family = options.family;
         let cluster_ip = (*service.cluster_ips.get(family))?;
         let internal = internal_treatment(service.internal_policy, &selection);
         let external = external_treatment(service.external_policy, &selection);
         let at = |address| Frontend::Address { address, protocol: port.protocol, port: port.port };
-        let mut frontends: BTreeMap<_, _> = service.external_addresses(family).map(|ip| (at(ip), external)).collect();
+        let mut frontends = Frontends::default();
+        service.external_addresses(family).for_each(|ip| frontends.insert(at(ip), external));
         if let Some(port_number) = port.node_port {
             frontends.insert(Frontend::NodePort { protocol: port.protocol, port: port_number }, external);
         }
         // An external address that equals the ClusterIP is treated as the ClusterIP.
         frontends.insert(at(cluster_ip), internal);
+        let sources = sources(service, options);
+        let balancers = service.load_balancer_ips.iter().filter(|ip| Family::of(**ip) == family && !sources.is_empty());
         let Selection { cluster, local, on_this_node, .. } = selection;
-        Some(Self { frontends, cluster_ip: Some(cluster_ip), cluster, local, hairpins: on_this_node })
+        Some(Self {
+            frontends,
+            cluster_ip: Some(cluster_ip),
+            cluster,
+            local,
+            hairpins: on_this_node,
+            affinity: service.affinity,
+            restricted: balancers.map(|ip| at(*ip)).collect(),
+            sources,
+        })
     }
 
     /// Gives endpoints that stay the numbers they had in `old`, so that only what came and went is written.
@@ -70,20 +96,59 @@ impl PortRules {
 
     /// The chain that serves the ClusterIP, if any endpoint may.
     pub(crate) fn cluster_ip_chain(&self) -> Option<LbChain> {
-        let serves = self.frontends.values().any(|treatment| *treatment == Treatment::Cluster);
-        LbChain::new(Scope::Address, LbKind::Cluster, self.cluster.len()).filter(|_| serves)
+        let serves = self.frontends.of(Treatment::Cluster).next().is_some();
+        LbChain::new(Scope::Address, LbKind::Cluster, self.affinity.is_some(), self.cluster.len()).filter(|_| serves)
     }
 
     /// What a frontend leads to.
     pub(crate) fn view(&self, frontend: Frontend) -> View<'_> {
-        let treatment = self.frontends.get(&frontend).copied();
+        let treatment = self.frontends.get(frontend);
         let used = |used: bool, endpoints: &'_ [SocketAddr]| if used { endpoints.len() } else { 0 };
         View {
             scope: frontend.scope(),
             treatment,
             cluster: &self.cluster[..used(treatment.is_some_and(Treatment::uses_cluster), &self.cluster)],
             local: &self.local[..used(treatment.is_some_and(Treatment::uses_local), &self.local)],
+            affinity: self.affinity,
+            sources: treatment.and(self.restricted.contains(&frontend).then_some(&self.sources)),
         }
+    }
+}
+
+/// How each of a few frontends is treated, in order: most ports have one, for which a tree takes ten times the memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Frontends(Vec<(Frontend, Treatment)>);
+
+impl Frontends {
+    pub(crate) fn get(&self, frontend: Frontend) -> Option<Treatment> {
+        self.position(frontend).ok().map(|index| self.0[index].1)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Frontend> + '_ {
+        self.0.iter().map(|(frontend, _)| *frontend)
+    }
+
+    /// Those that are treated so.
+    pub(crate) fn of(&self, treatment: Treatment) -> impl Iterator<Item = Frontend> + '_ {
+        self.0.iter().filter(move |(_, known)| *known == treatment).map(|(frontend, _)| *frontend)
+    }
+
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(Frontend) -> bool) {
+        self.0.retain(|(frontend, _)| keep(*frontend));
+    }
+
+    fn insert(&mut self, frontend: Frontend, treatment: Treatment) {
+        match self.position(frontend) {
+            Ok(index) => self.0[index].1 = treatment,
+            Err(index) => {
+                self.0.reserve_exact(1);
+                self.0.insert(index, (frontend, treatment));
+            }
+        }
+    }
+
+    fn position(&self, frontend: Frontend) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&frontend, |(known, _)| *known)
     }
 }
 
@@ -96,6 +161,9 @@ pub(crate) struct View<'a> {
     pub(crate) cluster: &'a [SocketAddr],
     /// The endpoints in its local map.
     pub(crate) local: &'a [SocketAddr],
+    affinity: Option<NonZeroU32>,
+    /// Who may connect to it; `None` if everyone may.
+    pub(crate) sources: Option<&'a [IpNet]>,
 }
 
 impl View<'_> {
@@ -107,6 +175,23 @@ impl View<'_> {
             (Role::ShortCircuit, self.short_circuit()),
             (Role::Outside, self.outside()),
         ]
+    }
+
+    /// For how many seconds clients are remembered, if there are endpoints that they are sent to.
+    pub(crate) fn affinity(&self) -> Option<NonZeroU32> {
+        self.affinity.filter(|_| !self.cluster.is_empty() || !self.local.is_empty())
+    }
+
+    /// Whether an endpoint is among those it leads to.
+    pub(crate) fn has(&self, endpoint: SocketAddr) -> bool {
+        self.cluster.contains(&endpoint) || self.local.contains(&endpoint)
+    }
+
+    /// Whether all clients whom `old` sent to an endpoint that is there still may be sent to it again: not after a change of
+    /// policy, and not if clients from outside were sent to one that has left this node.
+    pub(crate) fn honours_choices_of(&self, old: &Self) -> bool {
+        let has_moved = |endpoint| !self.local.contains(endpoint) && self.cluster.contains(endpoint);
+        self.affinity().is_some() && self.treatment == old.treatment && !old.local.iter().any(has_moved)
     }
 
     fn entry(&self) -> Option<Target> {
@@ -137,7 +222,7 @@ impl View<'_> {
     }
 
     fn chain(&self, kind: LbKind, endpoints: &[SocketAddr]) -> Option<Target> {
-        LbChain::new(self.scope, kind, endpoints.len()).map(Target::Lb)
+        LbChain::new(self.scope, kind, self.affinity.is_some(), endpoints.len()).map(Target::Lb)
     }
 }
 
@@ -149,6 +234,19 @@ impl Treatment {
     const fn uses_local(self) -> bool {
         matches!(self, Self::Local | Self::ExternalLocal)
     }
+}
+
+/// Who may connect to the load balancer's addresses, in one family; none if everyone may.
+///
+/// Where the node may, those addresses may as well: a node that has one of them itself may send from it (contract §5.6).
+fn sources(service: &Service, options: &Options) -> Vec<IpNet> {
+    let of_family = |ip: &IpAddr| Family::of(*ip) == options.family;
+    let ranges = service.source_ranges.iter().filter(|range| Family::of_prefix(range) == options.family);
+    let mut ranges: Vec<_> = ranges.copied().collect();
+    if options.node_address.is_some_and(|node| ranges.iter().any(|range| range.contains(&node))) {
+        ranges.extend(service.load_balancer_ips.iter().copied().filter(of_family).map(IpNet::from));
+    }
+    IpNet::aggregate(&ranges)
 }
 
 fn internal_treatment(policy: TrafficPolicy, selection: &Selection) -> Treatment {

@@ -1,11 +1,15 @@
 //! The sets and maps of a table.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU8, NonZeroU32};
 
 use ruleset::{Comment, DataType, Field, Set, SetKind};
 
 use crate::frontend::Scope;
 use crate::name;
+
+/// How many clients' choices a table remembers at most. kube-proxy's limit is the kernel's, 65,535 for each endpoint
+/// (`nft_dynset_init`, net/netfilter/nft_dynset.c). The kernel allots 8 bytes for each at once.
+const MAX_CHOICES: NonZeroU32 = NonZeroU32::new(1 << 18).expect("not zero");
 
 /// Each set of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,10 +20,20 @@ pub(crate) enum SetId {
     NodePortIps,
     /// Endpoints on this node that may connect to themselves.
     Hairpins,
+    /// Frontends that not everyone may connect to.
+    Restricted,
     /// A map keyed by frontends of one kind.
     Frontends(Scope, Role),
-    /// ClusterIP frontends with so many endpoints, where that number is a common one.
-    Common(NonZeroU32),
+    /// ClusterIP frontends with so many endpoints, with or without affinity, where that is a common case.
+    Common { affinity: bool, endpoints: NonZeroU32 },
+    /// Client and frontend to endpoint.
+    Choices,
+    /// Frontends and endpoints that do not belong together any more, although clients may be remembered to have been sent there.
+    Gone(Scope),
+    /// Frontends whose clients are remembered for so many seconds.
+    Affinity(Scope, NonZeroU32),
+    /// Who may connect to restricted frontends: those whose addresses begin with so many bits.
+    Sources(NonZeroU8),
 }
 
 /// What a map keyed by frontends is for.
@@ -43,39 +57,81 @@ impl SetId {
     /// Every set that is there from the start, in order.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         let roles = |scope| Role::ALL.map(|role| Self::Frontends(scope, role));
-        [Self::ClusterIps, Self::NodePortIps, Self::Hairpins].into_iter().chain(Scope::ALL.into_iter().flat_map(roles))
+        [Self::ClusterIps, Self::NodePortIps, Self::Hairpins, Self::Restricted]
+            .into_iter()
+            .chain(Scope::ALL.into_iter().flat_map(roles))
     }
 
     /// What the set is.
     pub(crate) fn define(self) -> Set {
-        let verdicts = Some(DataType::Verdict);
-        let endpoints = Some(DataType::Value(vec![Field::Address, Field::Port]));
-        let (set_name, key, data, comment) = match self {
-            Self::ClusterIps => ("cluster-ips", vec![Field::Address], None, "Active ClusterIPs"),
-            Self::NodePortIps => ("nodeport-ips", vec![Field::Address], None, "IPs that accept NodePort traffic"),
-            Self::Hairpins => {
-                let key = vec![Field::Address, Field::Address, Field::Protocol, Field::Port];
-                ("hairpin-connections", key, None, "service hairpin connections")
+        Set {
+            name: name(&self.name()),
+            key: self.key(),
+            data: self.data(),
+            kind: match self {
+                Self::Choices => SetKind::Dynamic { size: MAX_CHOICES },
+                _ => SetKind::Exact,
+            },
+            comment: Some(Comment::new(&self.comment())),
+        }
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::ClusterIps => "cluster-ips".to_owned(),
+            Self::NodePortIps => "nodeport-ips".to_owned(),
+            Self::Hairpins => "hairpin-connections".to_owned(),
+            Self::Restricted => "firewall-ips".to_owned(),
+            Self::Frontends(scope, role) => frontend_map(scope, role).0.to_owned(),
+            Self::Common { affinity: false, endpoints } => format!("service-ips-{endpoints}"),
+            Self::Common { affinity: true, endpoints } => format!("service-ips-affinity-{endpoints}"),
+            Self::Choices => "affinity".to_owned(),
+            Self::Gone(Scope::Address) => "affinity-gone-ips".to_owned(),
+            Self::Gone(Scope::NodePort) => "affinity-gone-nodeports".to_owned(),
+            Self::Affinity(Scope::Address, timeout) => format!("affinity-ips-{timeout}"),
+            Self::Affinity(Scope::NodePort, timeout) => format!("affinity-nodeports-{timeout}"),
+            Self::Sources(bits) => format!("source-ranges-{bits}"),
+        }
+    }
+
+    fn key(self) -> Vec<Field> {
+        use Field::{Address, Index, Port, Protocol};
+        match self {
+            Self::ClusterIps | Self::NodePortIps => vec![Address],
+            Self::Hairpins => vec![Address, Address, Protocol, Port],
+            Self::Restricted | Self::Common { .. } => Scope::Address.fields(),
+            Self::Sources(_) => vec![Address, Protocol, Port, Address],
+            Self::Frontends(scope, Role::Endpoints | Role::LocalEndpoints) => [scope.fields(), vec![Index]].concat(),
+            Self::Frontends(scope, _) | Self::Affinity(scope, _) => scope.fields(),
+            Self::Choices => vec![Address, Address, Protocol, Port],
+            Self::Gone(scope) => [scope.fields(), vec![Address, Port]].concat(),
+        }
+    }
+
+    fn data(self) -> Option<DataType> {
+        match self {
+            Self::Choices | Self::Frontends(_, Role::Endpoints | Role::LocalEndpoints) => {
+                Some(DataType::Value(vec![Field::Address, Field::Port]))
             }
-            Self::Frontends(scope, role) => {
-                let (set_name, comment) = frontend_map_name(scope, role);
-                let numbered = matches!(role, Role::Endpoints | Role::LocalEndpoints);
-                let key = scope.fields().into_iter().chain(numbered.then_some(Field::Index)).collect();
-                (set_name, key, if numbered { endpoints } else { verdicts }, comment)
-            }
-            Self::Common(endpoints) => {
-                let set_name = name(&format!("service-ips-{endpoints}"));
-                let comment = Comment::new(&format!("ClusterIP traffic, number of endpoints: {endpoints}"));
-                return Set {
-                    name: set_name,
-                    key: Scope::Address.fields(),
-                    data: None,
-                    kind: SetKind::Exact,
-                    comment: Some(comment),
-                };
-            }
+            Self::Frontends(..) => Some(DataType::Verdict),
+            _ => None,
+        }
+    }
+
+    fn comment(self) -> String {
+        let fixed = match self {
+            Self::ClusterIps => "Active ClusterIPs",
+            Self::NodePortIps => "IPs that accept NodePort traffic",
+            Self::Hairpins => "service hairpin connections",
+            Self::Restricted => "destinations that are subject to LoadBalancerSourceRanges",
+            Self::Frontends(scope, role) => frontend_map(scope, role).1,
+            Self::Common { endpoints, .. } => return format!("ClusterIP traffic, number of endpoints: {endpoints}"),
+            Self::Choices => "where clients of services with session affinity were sent",
+            Self::Gone(_) => "endpoints that left services with session affinity just now",
+            Self::Affinity(_, timeout) => return format!("session affinity for {timeout} s"),
+            Self::Sources(bits) => return format!("LoadBalancerSourceRanges with prefixes of {bits} bits"),
         };
-        Set { name: name(set_name), key, data, kind: SetKind::Exact, comment: Some(Comment::new(comment)) }
+        fixed.to_owned()
     }
 }
 
@@ -84,7 +140,8 @@ impl Role {
         [Self::Entry, Self::Refusal, Self::ShortCircuit, Self::Outside, Self::Endpoints, Self::LocalEndpoints];
 }
 
-const fn frontend_map_name(scope: Scope, role: Role) -> (&'static str, &'static str) {
+/// The name of a map and a comment on it.
+const fn frontend_map(scope: Scope, role: Role) -> (&'static str, &'static str) {
     match (scope, role) {
         (Scope::Address, Role::Entry) => ("service-ips", "ClusterIP, ExternalIP and LoadBalancer IP traffic"),
         (Scope::Address, Role::Refusal) => {

@@ -1,10 +1,16 @@
 //! What a ruleset does to a packet.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 
+use ipnet::IpNet;
 use model::{Family, Protocol};
-use ruleset::{Comparison, Data, FakeChain, FakeTable, HookPoint, Name, Selector, Set, Statement, Verdict, Words};
+use ruleset::{
+    Comparison, Data, FakeChain, FakeTable, HookPoint, Interface, Name, Selector, Set, Statement, Verdict, Words,
+};
+
+use crate::frontend::parse_socket;
 
 /// The first packet of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,7 +46,11 @@ pub enum Fate {
 pub struct Tracer<'a> {
     table: &'a FakeTable,
     node_addresses: &'a [IpAddr],
+    interfaces: &'a [(IpNet, &'a str)],
 }
+
+/// What a rule adds to a map about a packet: key, value, and for how many seconds.
+pub type Note = (Words, Words, NonZeroU32);
 
 /// A packet on its way.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +61,7 @@ struct Flow {
     mark: u32,
     translated: bool,
     masqueraded: bool,
+    noted: Option<Note>,
 }
 
 /// How a chain ended for a packet.
@@ -80,28 +91,45 @@ enum Step {
 impl<'a> Tracer<'a> {
     /// Traces in `table`, on a node with these addresses.
     pub const fn new(table: &'a FakeTable, node_addresses: &'a [IpAddr]) -> Self {
-        Self { table, node_addresses }
+        Self { table, node_addresses, interfaces: &[] }
+    }
+
+    /// With pods behind interfaces: packets from these addresses come in by these.
+    #[must_use]
+    pub const fn with_interfaces(self, interfaces: &'a [(IpNet, &'a str)]) -> Self {
+        Self { interfaces, ..self }
     }
 
     /// All that can become of a packet.
     pub fn trace(&self, packet: Packet) -> BTreeSet<Fate> {
-        let flow = Flow { packet, original: packet, mark: 0, translated: false, masqueraded: false };
         let mut fates = BTreeSet::new();
-        if self.is_local(packet.source) {
-            let sent = self.hook(HookPoint::Output, vec![flow], &mut fates);
-            let left = self.hook(HookPoint::Postrouting, sent, &mut fates);
-            let (to_self, away) = left.into_iter().partition(|flow| self.is_local(flow.packet.destination));
-            let received = self.hook(HookPoint::Input, to_self, &mut fates);
-            fates.extend(received.into_iter().chain(away).map(Flow::fate));
-        } else {
-            let routed = self.hook(HookPoint::Prerouting, vec![flow], &mut fates);
-            let (to_node, through) = routed.into_iter().partition(|flow| self.is_local(flow.packet.destination));
-            let received = self.hook(HookPoint::Input, to_node, &mut fates);
-            let forwarded = self.hook(HookPoint::Forward, through, &mut fates);
-            let left = self.hook(HookPoint::Postrouting, forwarded, &mut fates);
-            fates.extend(received.into_iter().chain(left).map(Flow::fate));
-        }
+        let arrived = self.send(packet, &mut fates);
+        fates.extend(arrived.into_iter().map(Flow::fate));
         fates
+    }
+
+    /// What rules note about a packet that arrives, wherever chance sends it.
+    pub fn notes(&self, packet: Packet) -> BTreeSet<Note> {
+        let arrived = self.send(packet, &mut BTreeSet::new());
+        arrived.into_iter().filter_map(|flow| flow.noted).collect()
+    }
+
+    /// Sends a packet, and returns those of its possible forms that arrive.
+    fn send(&self, packet: Packet, fates: &mut BTreeSet<Fate>) -> Vec<Flow> {
+        let flow = Flow { packet, original: packet, mark: 0, translated: false, masqueraded: false, noted: None };
+        if self.is_local(packet.source) {
+            let sent = self.hook(HookPoint::Output, vec![flow], fates);
+            let left = self.hook(HookPoint::Postrouting, sent, fates);
+            let (to_self, away): (Vec<_>, Vec<_>) =
+                left.into_iter().partition(|flow| self.is_local(flow.packet.destination));
+            [self.hook(HookPoint::Input, to_self, fates), away].concat()
+        } else {
+            let routed = self.hook(HookPoint::Prerouting, vec![flow], fates);
+            let (to_node, through) = routed.into_iter().partition(|flow| self.is_local(flow.packet.destination));
+            let received = self.hook(HookPoint::Input, to_node, fates);
+            let forwarded = self.hook(HookPoint::Forward, through, fates);
+            [received, self.hook(HookPoint::Postrouting, forwarded, fates)].concat()
+        }
     }
 
     /// Sends packets through the base chains of a hook, by priority, and returns those that come out.
@@ -137,6 +165,7 @@ impl<'a> Tracer<'a> {
                         return ends;
                     }
                     Step::Stop(end) => return [ends, vec![end]].concat(),
+                    Step::Branch(Verdict::Accept) => return [ends, vec![End::Accepted(flow)]].concat(),
                     Step::Branch(Verdict::Drop) => return [ends, vec![End::Stopped(Fate::Dropped)]].concat(),
                     Step::Branch(Verdict::Goto(target)) => return [ends, self.chain(&target, flow)].concat(),
                     Step::Branch(Verdict::Jump(target)) => {
@@ -166,11 +195,14 @@ impl<'a> Tracer<'a> {
             Statement::NewConnection => true,
             Statement::Translated => flow.translated,
             Statement::HasMark(bits) => flow.mark & bits != 0,
-            // The tracer's packets have no interfaces, as those that the node sends.
-            Statement::InputInterface { comparison, .. } => *comparison == Comparison::IsNot,
-            Statement::Update { .. } => true,
+            Statement::InputInterface { comparison, interface } => {
+                self.came_by(flow.packet.source, interface) == (*comparison == Comparison::Is)
+            }
+            Statement::Update { key, data, timeout, .. } => {
+                let noted = Some((flow.key(key, 0), flow.key(data, 0), *timeout));
+                return Step::Next(Flow { noted, ..flow });
+            }
             Statement::InSet { key, set } => self.lookup(set, flow.key(key, 0)).is_some(),
-            Statement::NotInSet { key, set } => self.lookup(set, flow.key(key, 0)).is_none(),
             Statement::VerdictMap { key, map } => {
                 return match self.lookup(map, flow.key(key, 0)) {
                     Some(Data::Verdict(verdict)) => Step::Branch(verdict.clone()),
@@ -204,7 +236,15 @@ impl<'a> Tracer<'a> {
     }
 
     fn lookup(&self, set: &Set, key: Words) -> Option<&Data> {
-        Some(&self.table.sets().get(&set.name)?.elements.get(&key)?.data)
+        Some(&self.table.sets().get(&set.name)?.get(&key)?.data)
+    }
+
+    fn came_by(&self, source: IpAddr, interface: &Interface) -> bool {
+        let by = self.interfaces.iter().find(|(prefix, _)| prefix.contains(&source));
+        by.is_some_and(|(_, by)| match interface.is_prefix() {
+            true => by.starts_with(interface.name()),
+            false => *by == interface.name(),
+        })
     }
 
     fn is_local(&self, address: IpAddr) -> bool {
@@ -242,6 +282,9 @@ impl Flow {
         let packet = &self.packet;
         let add = |words: ruleset::WordsBuilder, selector: &Selector| match selector {
             Selector::SourceAddress => words.address(packet.source),
+            Selector::SourceNetwork(bits) => {
+                words.address(IpNet::new(packet.source, bits.get()).map_or(packet.source, |net| net.network()))
+            }
             Selector::DestinationAddress => words.address(packet.destination),
             Selector::Protocol => words.protocol(packet.protocol.number()),
             Selector::DestinationPort => words.port(packet.port),
@@ -253,12 +296,8 @@ impl Flow {
     }
 
     fn translated_to(self, endpoint: &Words) -> Option<Self> {
-        let (address, port) = endpoint.as_bytes().split_last_chunk::<4>()?;
-        let destination = match Family::of(self.packet.destination) {
-            Family::V4 => IpAddr::from(<[u8; 4]>::try_from(address).ok()?),
-            Family::V6 => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(address).ok()?)),
-        };
-        let packet = Packet { destination, port: u16::from_be_bytes([port[0], port[1]]), ..self.packet };
+        let endpoint = parse_socket(Family::of(self.packet.destination), endpoint.as_bytes())?;
+        let packet = Packet { destination: endpoint.ip(), port: endpoint.port(), ..self.packet };
         Some(Self { packet, translated: true, ..self })
     }
 }

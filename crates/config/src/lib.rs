@@ -16,5 +16,6 @@ pub use config::{Config, Conntrack, Logging, Masquerade};
 pub use duration::{GoDuration, ParseGoDurationError};
 pub use error::{ConfigError, ErrorKind, FieldError, FieldErrors, Warning};
 pub use values::{
-    Hostname, LocalTraffic, LogFormat, MasqueradeBit, NodePortAddresses, ParseHostnameError, ParseLogFormatError,
+    Hostname, InterfaceName, LocalTraffic, LogFormat, MasqueradeBit, NodePortAddresses, ParseHostnameError,
+    ParseInterfaceNameError, ParseLogFormatError,
 };

@@ -68,12 +68,50 @@ impl Default for MasqueradeBit {
     }
 }
 
-/// How traffic of this cluster's pods is told from other traffic (contract §3.11).
+/// How traffic of this cluster's pods is told from other traffic (`detectLocalMode`, contract §3.11).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LocalTraffic {
     /// By source address: pods have addresses of these prefixes. A family without one cannot tell.
     ClusterCidr(PerFamily<Option<IpNet>>),
+    /// By source address: this node's pods have addresses of the prefixes of its Node object.
+    NodeCidr,
+    /// By the interface that packets come in by: this bridge.
+    BridgeInterface(InterfaceName),
+    /// By the interface that packets come in by: any whose name starts like this.
+    InterfaceNamePrefix(InterfaceName),
 }
+
+/// The name of a network interface, or the start of one, as the kernel takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceName(String);
+
+impl InterfaceName {
+    /// The longest name (`IFNAMSIZ`, include/uapi/linux/if.h, less the final zero).
+    pub const MAX: usize = 15;
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for InterfaceName {
+    type Err = ParseInterfaceNameError;
+
+    fn from_str(input: &str) -> Result<Self, Self::Err> {
+        // What `dev_valid_name` (net/core/dev.c) and `nft` take; a `*` would be taken for a pattern.
+        let plain = |b: u8| b.is_ascii_graphic() && !b"/:\"\\*".contains(&b);
+        let usable = (1..=Self::MAX).contains(&input.len()) && input.bytes().all(plain);
+        if usable { Ok(Self(input.to_owned())) } else { Err(ParseInterfaceNameError) }
+    }
+}
+
+/// A string that no interface's name can be or start with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "must be 1 to 15 characters, none of them a space, '/', ':', '*', '\\' or a quote, as in the name of a network interface"
+)]
+pub struct ParseInterfaceNameError;
 
 /// Which of the node's addresses accept NodePort connections (contract §3.5).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,6 +202,16 @@ mod tests {
         assert_eq!(MasqueradeBit::new(31).map(MasqueradeBit::mark), Some(0x8000_0000));
         for number in [-1, 32, 256, i32::MIN] {
             assert_eq!(MasqueradeBit::new(number), None, "{number}");
+        }
+    }
+
+    #[test]
+    fn interface_names_are_those_of_the_kernel() {
+        for name in ["cni0", "veth", "a", "br-0.100@x", "fifteen-letters"] {
+            assert_eq!(name.parse::<InterfaceName>().unwrap().as_str(), name);
+        }
+        for name in ["", "sixteen--letters", "a b", "a/b", "a:b", "a*", "\"", "a\\", "é", "a\n"] {
+            assert_eq!(name.parse::<InterfaceName>(), Err(ParseInterfaceNameError), "{name:?}");
         }
     }
 

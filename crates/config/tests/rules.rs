@@ -65,6 +65,21 @@ fn cluster_cidrs_go_to_their_family() {
 }
 
 #[test]
+fn pods_are_told_in_four_ways() {
+    let traffic = |fields: &str| config(fields).local_traffic;
+    let none = LocalTraffic::ClusterCidr(PerFamily::default());
+    // What another mode goes by is neither looked at nor checked.
+    let elsewhere = "clusterCIDR: nonsense\n";
+    assert_eq!(traffic("detectLocalMode: ''\ndetectLocal: {bridgeInterface: a/b}"), none);
+    assert_eq!(traffic("detectLocalMode: null\ndetectLocal: null"), none);
+    assert_eq!(traffic(&format!("{elsewhere}detectLocalMode: NodeCIDR")), LocalTraffic::NodeCidr);
+    let bridge = "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0, interfaceNamePrefix: a/b}";
+    assert_eq!(traffic(&format!("{elsewhere}{bridge}")), LocalTraffic::BridgeInterface("cni0".parse().unwrap()));
+    let prefix = "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: veth}";
+    assert_eq!(traffic(&format!("{elsewhere}{prefix}")), LocalTraffic::InterfaceNamePrefix("veth".parse().unwrap()));
+}
+
+#[test]
 fn node_port_addresses_have_three_forms() {
     let cidrs = |list: &[&str]| NodePortAddresses::Cidrs(list.iter().map(|net| net.parse().unwrap()).collect());
     let cases = [
@@ -117,8 +132,10 @@ fn each_rule_reports_path_value_and_what_is_wanted() {
     let single = "must be a valid CIDR block (e.g. 10.100.0.0/16 or fde4:8dba:82e1::/48)";
     let pair = "must be either a single CIDR or a dual-stack pair (e.g. 10.100.0.0/16,fde4:8dba:82e1::/48)";
     let mode = "Slipstream runs nftables only: set mode: nftables";
-    let later = "not supported yet by this version, use ClusterCIDR";
+    let interface = "must be 1 to 15 characters, none of them a space, '/', ':', '*', '\\' or a quote, as in the name of a network \
+                     interface";
     let at_least_min = "must be greater than or equal to KubeProxyConfiguration.MinSyncPeriod";
+    let detect = "DetectLocalConfiguration";
     let cidrs = "DetectLocalConfiguration.ClusterCIDRs";
     let cases: &[(&str, String)] = &[
         ("iptables: {masqueradeBit: 32}", format!("KubeProxyIPTablesConfiguration.MasqueradeBit: 32: {bit}")),
@@ -161,9 +178,24 @@ fn each_rule_reports_path_value_and_what_is_wanted() {
             "nodePortAddresses: [10.0.0.0/8, primary]",
             "NodePortAddresses[1]: \"primary\": can't use both 'primary' and CIDRs".to_owned(),
         ),
-        ("detectLocalMode: NodeCIDR", format!("DetectLocalMode: \"NodeCIDR\": {later}")),
-        ("detectLocalMode: BridgeInterface", format!("DetectLocalMode: \"BridgeInterface\": {later}")),
-        ("detectLocalMode: InterfaceNamePrefix", format!("DetectLocalMode: \"InterfaceNamePrefix\": {later}")),
+        ("detectLocalMode: BridgeInterface", format!("{detect}.InterfaceName: \"\": must not be empty")),
+        (
+            "detectLocalMode: BridgeInterface\ndetectLocal: {interfaceNamePrefix: veth}",
+            format!("{detect}.InterfaceName: \"\": must not be empty"),
+        ),
+        (
+            "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni/0}",
+            format!("{detect}.InterfaceName: \"cni/0\": {interface}"),
+        ),
+        ("detectLocalMode: InterfaceNamePrefix", format!("{detect}.InterfacePrefix: \"\": must not be empty")),
+        (
+            "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: a-name-that-is-long}",
+            format!("{detect}.InterfacePrefix: \"a-name-that-is-long\": {interface}"),
+        ),
+        (
+            "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: veth*}",
+            format!("{detect}.InterfacePrefix: \"veth*\": {interface}"),
+        ),
         ("clusterCIDR: 10.0.0.0", format!("{cidrs}[0]: \"10.0.0.0\": {single}")),
         ("clusterCIDR: '10.0.0.0/8, fd00::/8'", format!("{cidrs}[1]: \" fd00::/8\": {single}")),
         ("clusterCIDR: '10.0.0.0/8,11.0.0.0/8'", format!("{cidrs}: \"10.0.0.0/8,11.0.0.0/8\": {pair}")),
@@ -193,7 +225,8 @@ fn logging_and_unknown_detection_modes_have_their_own_form() {
         ),
         (
             "detectLocalMode: clustercidr",
-            "KubeProxyConfiguration.DetectLocalMode: Unsupported value: \"clustercidr\": supported values: \"ClusterCIDR\"",
+            "KubeProxyConfiguration.DetectLocalMode: Unsupported value: \"clustercidr\": supported values: \
+             \"ClusterCIDR\", \"NodeCIDR\", \"BridgeInterface\", \"InterfaceNamePrefix\", \"\"",
         ),
     ];
     for (fields, expected) in cases {

@@ -1,6 +1,6 @@
 //! The Kubernetes API, or a directory of manifests, as one stream of [`model::Update`]s.
 //!
-//! [`watch_api`] lists and watches; [`watch_directory`] reads files and follows their changes. Both read the same objects
+//! [`watch_api`] and [`watch_node`] list and watch; [`watch_directory`] reads files and follows their changes. Both read the same objects
 //! and convert them with the same code, which is total: whatever an object contains, every other object, and every other
 //! field of the same object, counts as if nothing were wrong. What is wrong is a [`Problem`], told once through the
 //! [`Reporter`].
@@ -17,7 +17,7 @@ mod lenient;
 mod problem;
 mod slim;
 
-pub use api::{RequestError, watch_api};
+pub use api::{watch_api, watch_node};
 pub use client::{ApiServer, ClientError};
 pub use directory::{DirectoryError, node_in_directory, watch_directory};
 pub use problem::{BURST, Event, Problem, Reporter};

@@ -21,6 +21,7 @@ pub(crate) struct Meta {
     pub(crate) namespace: Text,
     pub(crate) resource_version: Text,
     pub(crate) creation_timestamp: Text,
+    pub(crate) deletion_timestamp: Text,
     pub(crate) labels: Lenient<Labels>,
     pub(crate) annotations: Lenient<Annotations>,
 }
@@ -34,6 +35,8 @@ pub(crate) struct Labels {
     pub(crate) headless: Text,
     #[serde(rename = "kubernetes.io/service-name")]
     pub(crate) service_name: Text,
+    #[serde(rename = "topology.kubernetes.io/zone")]
+    pub(crate) zone: Text,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -65,8 +68,22 @@ pub(crate) struct ServiceSpec {
     pub(crate) internal_traffic_policy: Text,
     pub(crate) external_traffic_policy: Text,
     pub(crate) session_affinity: Text,
+    pub(crate) session_affinity_config: Lenient<SessionAffinityConfig>,
     pub(crate) load_balancer_source_ranges: List<String>,
     pub(crate) ports: List<ServicePort>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, expecting = "an object")]
+pub(crate) struct SessionAffinityConfig {
+    #[serde(rename = "clientIP")]
+    pub(crate) client_ip: Lenient<ClientIpConfig>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", expecting = "an object")]
+pub(crate) struct ClientIpConfig {
+    pub(crate) timeout_seconds: Lenient<i64>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -112,6 +129,20 @@ pub(crate) struct Endpoint {
     pub(crate) addresses: List<String>,
     pub(crate) conditions: Lenient<Conditions>,
     pub(crate) node_name: Text,
+    pub(crate) hints: Lenient<Hints>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", expecting = "an object")]
+pub(crate) struct Hints {
+    pub(crate) for_nodes: List<Hint>,
+    pub(crate) for_zones: List<Hint>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, expecting = "an object")]
+pub(crate) struct Hint {
+    pub(crate) name: Text,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -145,6 +176,13 @@ pub(crate) struct NodeSpec {
     pub(crate) pod_cidr: Text,
     #[serde(rename = "podCIDRs")]
     pub(crate) pod_cidrs: List<String>,
+    pub(crate) taints: List<Taint>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, expecting = "an object")]
+pub(crate) struct Taint {
+    pub(crate) key: Text,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -160,14 +198,41 @@ pub(crate) struct NodeAddress {
     pub(crate) address: Text,
 }
 
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, expecting = "an object")]
+pub(crate) struct ServiceCidr {
+    pub(crate) metadata: Lenient<Meta>,
+    pub(crate) spec: Lenient<ServiceCidrSpec>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, expecting = "an object")]
+pub(crate) struct ServiceCidrSpec {
+    pub(crate) cidrs: List<String>,
+}
+
 /// A kind of object in the API.
 pub(crate) trait ApiObject: Default {
     /// Whether its objects live in namespaces.
-    type Scope;
+    type Scope: Scope;
     const KIND: &'static str;
     const GROUP: &'static str;
     const PLURAL: &'static str;
     fn metadata(&self) -> &Lenient<Meta>;
+}
+
+/// Where objects live.
+pub(crate) trait Scope {
+    /// Whether it is in namespaces.
+    const NAMESPACED: bool;
+}
+
+impl Scope for NamespaceResourceScope {
+    const NAMESPACED: bool = true;
+}
+
+impl Scope for ClusterResourceScope {
+    const NAMESPACED: bool = false;
 }
 
 /// Implements [`ApiObject`], which all have in version `v1`.
@@ -188,6 +253,7 @@ macro_rules! api_object {
 
 api_object!(Service, "Service", "", "services", NamespaceResourceScope);
 api_object!(EndpointSlice, "EndpointSlice", "discovery.k8s.io", "endpointslices", NamespaceResourceScope);
+api_object!(ServiceCidr, "ServiceCIDR", "networking.k8s.io", "servicecidrs", ClusterResourceScope);
 api_object!(Node, "Node", "", "nodes", ClusterResourceScope);
 
 /// An object as kube's client wants it: with full metadata, of which it reads the resource version only.

@@ -7,11 +7,11 @@ mod common;
 use std::time::Duration;
 
 use common::Informed;
-use informer::{ApiServer, ClientError, Reporter, watch_api};
+use informer::{ApiServer, ClientError, watch_api};
 use serde_json::json;
 use tempfile::TempDir;
 use testing::api::{Expiry, FakeApi, Request, Resource};
-use testing::objects::{Service, Slice, node, service, slice};
+use testing::objects::{Service, Slice, service, slice};
 
 fn web(port: u16) -> Service {
     service("default", "web").cluster_ip("10.0.0.1").port("http", "TCP", port)
@@ -40,6 +40,7 @@ async fn watching() -> (FakeApi, Informed<()>) {
     informed.until_complete().await;
     api.wait_for_watch(Resource::Services);
     api.wait_for_watch(Resource::EndpointSlices);
+    api.wait_for_watch(Resource::ServiceCidrs);
     (api, informed)
 }
 
@@ -79,6 +80,8 @@ async fn asks_for_what_the_contract_says() {
         let slices = find(Resource::EndpointSlices, watch);
         assert_eq!(slices["labelSelector"], "!service.kubernetes.io/headless");
         assert!(!slices.contains_key("fieldSelector"));
+        let cidrs = find(Resource::ServiceCidrs, watch);
+        assert!(!cidrs.contains_key("fieldSelector") && !cidrs.contains_key("labelSelector"));
     }
     let list = find(Resource::Services, false);
     assert_eq!(list["resourceVersion"], "0");
@@ -90,20 +93,31 @@ async fn asks_for_what_the_contract_says() {
 async fn headless_services_and_those_of_other_proxies_do_not_come() {
     let api = FakeApi::start().unwrap();
     api.put(service("default", "headless").headless().port("", "TCP", 80));
-    let other = "/metadata/labels";
-    api.put(
-        service("default", "other")
-            .cluster_ip("10.0.0.3")
-            .port("", "TCP", 80)
-            .set(other, json!({"service.kubernetes.io/service-proxy-name": "x"})),
-    );
+    let other = service("default", "other").cluster_ip("10.0.0.3").port("", "TCP", 80);
+    api.put(other.set("/metadata/labels/service.kubernetes.io~1service-proxy-name", "x"));
     api.put(web(80));
     let mut informed = follow(&api).await;
     informed.until_complete().await;
     assert_eq!(informed.services(), ["web"]);
-    // One that becomes another proxy's is gone.
-    api.put(web(80).set(other, json!({"service.kubernetes.io/service-proxy-name": "x"})));
-    informed.until("no Service", |i| i.services().is_empty()).await;
+    informed.stop().await;
+}
+
+/// Labelled for another proxy, a Service is not served; without the label, it is again. A slice labelled headless has no
+/// endpoints. What leaves the selector of a watch is told as deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn labels_that_say_hands_off_are_toggled() {
+    let (api, mut informed) = watching().await;
+    for value in ["x", ""] {
+        api.put(web(80).set("/metadata/labels/service.kubernetes.io~1service-proxy-name", value));
+        informed.until("a Service of another proxy", |i| i.services().is_empty()).await;
+        api.put(web(81));
+        informed.until("our Service", |i| i.port("web") == Some(81)).await;
+        assert_eq!(informed.endpoints("web"), ["10.1.0.1:8080"]);
+    }
+    api.put(pods("10.1.0.1").set("/metadata/labels/service.kubernetes.io~1headless", ""));
+    informed.until("no endpoints", |i| i.endpoints("web").is_empty()).await;
+    api.put(pods("10.1.0.1"));
+    informed.until("the endpoint", |i| i.endpoints("web") == ["10.1.0.1:8080"]).await;
     informed.stop().await;
 }
 
@@ -155,7 +169,7 @@ async fn an_expired_version_leads_to_a_new_list() {
     }
     let (api, mut informed) = watching().await;
     api.expire_watches();
-    informed.until("new lists", |i| i.lists == 4).await;
+    informed.until("new lists", |i| i.lists == 6).await;
     api.put(web(81));
     informed.until("a change after that", |i| i.port("web") == Some(81)).await;
     informed.stop().await;
@@ -179,9 +193,6 @@ async fn waits_for_a_server_that_is_not_there_yet() {
     api.put(web(80));
     api.go_down();
     let server = server(&api).await;
-    let error = server.node("here", &Reporter::new(|_| {})).await.unwrap_err().to_string();
-    assert!(error.starts_with(&format!("cannot get nodes at {}: ", api.url())), "{error}");
-    assert!(error.contains("Connection refused") && error.contains("check that the server runs"), "{error}");
     let mut informed = Informed::start(move |updates, reporter| watch_api(server, "here".into(), updates, reporter));
     api.come_up().unwrap();
     informed.until_complete().await;
@@ -230,7 +241,7 @@ async fn odd_objects_cost_only_themselves() {
     api.put_raw(Resource::Services, "default", "worse", json!({"spec": [1], "metadata": {"name": 5}}));
     let before = informed.lists;
     api.expire_watches();
-    informed.until("new lists", |i| i.lists == before + 2 && i.services() == ["next", "web"]).await;
+    informed.until("new lists", |i| i.lists == before + 3 && i.services() == ["next", "web"]).await;
     informed.until_told("metadata.name: invalid type: integer `5`").await;
     api.put(web(81));
     informed.until("the mended Service", |i| i.port("web") == Some(81)).await;
@@ -246,28 +257,6 @@ async fn odd_objects_cost_only_themselves() {
         requests.iter().filter(is_list).count() > lists_so_far
     });
     informed.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_own_node() {
-    let api = FakeApi::start().unwrap();
-    let server = server(&api).await;
-    let reporter = Reporter::new(|_| {});
-    assert_eq!(server.node("here", &reporter).await.unwrap(), None);
-    api.put(node("here", &["10.1.0.0/24"], &["192.0.2.1", "fd00::1"]));
-    let node = server.node("here", &reporter).await.unwrap().unwrap();
-    assert_eq!((node.addresses.len(), node.pod_cidrs.len()), (2, 1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_server_that_never_answers_is_not_waited_for_for_ever() {
-    let dir = TempDir::new().unwrap();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let kubeconfig =
-        kubeconfig(&dir, json!({"server": format!("http://{}", listener.local_addr().unwrap())}), json!({}));
-    let server = ApiServer::configure(Some(&kubeconfig)).await.unwrap();
-    let error = server.node("here", &Reporter::new(|_| {})).await.unwrap_err().to_string();
-    assert!(error.contains("no answer within 90 s"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -332,8 +321,14 @@ async fn a_server_with_tls_and_a_token() {
     let path = kubeconfig(&dir, cluster, json!({"token": "secret"}));
     let server = ApiServer::configure(Some(&path)).await.unwrap();
     assert_eq!(server.url(), "https://127.0.0.1:9");
-    let error = server.node("here", &Reporter::new(|_| {})).await.unwrap_err().to_string();
-    assert!(error.contains("Connection refused"), "{error}");
+    let informed = Informed::start(move |updates, reporter| watch_api(server, "here".into(), updates, reporter));
+    let failed = async || {
+        while informed.failures.lock().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), failed()).await.expect("nobody listens there");
+    informed.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,7 +11,9 @@ use std::path::Path;
 
 use common::Informed;
 use informer::{DirectoryError, Reporter, node_in_directory, watch_directory};
+use model::{Family, NodeStatus};
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 fn service(name: &str, port: u16) -> String {
     format!(
@@ -28,7 +30,8 @@ fn slice(name: &str, address: &str) -> String {
 
 fn follow(directory: &Path) -> Informed<Result<(), DirectoryError>> {
     let directory = directory.to_owned();
-    Informed::start(move |updates, reporter| watch_directory(directory, "here".into(), updates, reporter))
+    let (status, _) = watch::channel(NodeStatus::Unknown);
+    Informed::start(move |updates, reporter| watch_directory(directory, "here".into(), updates, status, reporter))
 }
 
 async fn started(directory: &Path) -> Informed<Result<(), DirectoryError>> {
@@ -244,6 +247,102 @@ async fn ten_thousand_services_in_one_file() {
     assert_eq!(informed.state.services().count(), 40_000);
     assert_eq!(informed.endpoints("s9999"), ["10.1.0.1:8080"]);
     assert_eq!(informed.told(), [""; 0]);
+    informed.stop().await.unwrap();
+}
+
+fn service_cidr(name: &str, cidr: &str) -> String {
+    format!(
+        "---\napiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {{name: {name}}}\nspec: {{cidrs: [{cidr}]}}\n"
+    )
+}
+
+#[tokio::test]
+async fn service_cidrs_come_change_and_go() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("a.yaml");
+    let mut informed = started(dir.path()).await;
+    let cidrs = |i: &Informed<_>| {
+        let cidrs = i.state.service_cidrs(Family::V4);
+        cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    rename_over(&file, &(service_cidr("kubernetes", "10.96.0.0/16") + &service_cidr("more", "10.97.0.0/16")));
+    informed.until("both", |i| cidrs(i) == "10.96.0.0/16 10.97.0.0/16").await;
+    rename_over(&file, &(service_cidr("kubernetes", "10.96.0.0/16") + &service_cidr("more", "10.98.0.0/16")));
+    informed.until("the change", |i| cidrs(i) == "10.96.0.0/16 10.98.0.0/16").await;
+    // Of the wrong shape: what was known stays, and the name is told without a namespace.
+    let odd = "---\nkind: ServiceCIDR\nmetadata: {name: more}\nspec: {cidrs: 5}\n";
+    rename_over(&file, &(service_cidr("kubernetes", "10.99.0.0/16") + odd));
+    informed.until("the good one", |i| cidrs(i) == "10.98.0.0/16 10.99.0.0/16").await;
+    informed.until_told("ServiceCIDR more: spec.cidrs: ").await;
+    fs::remove_file(&file).unwrap();
+    informed.until("none", |i| cidrs(i).is_empty()).await;
+    informed.stop().await.unwrap();
+}
+
+/// Labelled for another proxy, a Service is not served; without the label, it is again. A slice labelled headless has no
+/// endpoints.
+#[tokio::test]
+async fn labels_that_say_hands_off_are_toggled() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("a.yaml");
+    let labelled = |text: String, label: &str, name: &str| {
+        text.replace(&format!("name: {name}\n"), &format!("name: {name}\n  labels: {{{label}: \"\"}}\n"))
+    };
+    let ours = service("web", 80) + &slice("web", "10.1.0.1");
+    rename_over(&file, &ours);
+    let mut informed = started(dir.path()).await;
+    assert_eq!(informed.endpoints("web"), ["10.1.0.1:8080"]);
+
+    let others = labelled(service("web", 80), "service.kubernetes.io/service-proxy-name", "web");
+    rename_over(&file, &(others + &slice("web", "10.1.0.1")));
+    informed.until("a Service of another proxy", |i| i.services().is_empty()).await;
+    rename_over(&file, &ours);
+    informed.until("our Service", |i| i.endpoints("web") == ["10.1.0.1:8080"]).await;
+
+    let headless = slice("web", "10.1.0.1").replace("labels:\n", "labels:\n    service.kubernetes.io/headless: \"\"\n");
+    rename_over(&file, &(service("web", 80) + &headless));
+    informed.until("no endpoints", |i| i.endpoints("web").is_empty()).await;
+    assert_eq!(informed.services(), ["web"]);
+    rename_over(&file, &ours);
+    informed.until("the endpoint", |i| i.endpoints("web") == ["10.1.0.1:8080"]).await;
+    assert_eq!(informed.told(), [""; 0]);
+    informed.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_own_node_is_followed() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("node.yaml");
+    let node = |name: &str, zone: &str| {
+        format!("---\nkind: Node\nmetadata: {{name: {name}, labels: {{topology.kubernetes.io/zone: {zone}}}}}\n")
+    };
+    let zone = |status: &NodeStatus| match status {
+        NodeStatus::Known(node) => node.zone.as_deref().map(ToOwned::to_owned),
+        NodeStatus::Missing => Some("missing".to_owned()),
+        NodeStatus::Unknown => None,
+    };
+    let directory = dir.path().to_owned();
+    let (sender, mut status) = watch::channel(NodeStatus::Unknown);
+    let mut informed =
+        Informed::start(move |updates, reporter| watch_directory(directory, "here".into(), updates, sender, reporter));
+    informed.until_complete().await;
+    assert_eq!(*status.borrow(), NodeStatus::Missing);
+    let steps = [
+        (node("here", "a") + &node("there", "x"), "a"),
+        (node("there", "x") + &node("here", "b"), "b"),
+        (node("here", "c") + "---\nbroken: [\n", "c"),
+        // What cannot be read may be about it.
+        ("---\nbroken: [\n".to_owned() + &node("there", "x"), "c"),
+        ("---\nkind: Node\nmetadata: {name: here, labels: 5}\n".to_owned(), "c"),
+        (node("there", "x"), "missing"),
+        (node("here", "d"), "d"),
+    ];
+    for (number, (text, wanted)) in steps.into_iter().enumerate() {
+        // A Service tells that the file has been read.
+        rename_over(&file, &(service(&format!("step{number}"), 1) + &text));
+        informed.until("the step", |i| i.port(&format!("step{number}")) == Some(1)).await;
+        assert_eq!(zone(&status.borrow_and_update()).as_deref(), Some(wanted), "step {number}");
+    }
     informed.stop().await.unwrap();
 }
 

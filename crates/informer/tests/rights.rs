@@ -32,11 +32,14 @@ fn the_manifest_grants_what_is_asked_for_and_no_more() {
     }
     // Contract §10.2 grants these to every kube-proxy.
     let used = [
-        "get /nodes",
+        "list /nodes",
         "list /services",
         "list discovery.k8s.io/endpointslices",
+        "list networking.k8s.io/servicecidrs",
+        "watch /nodes",
         "watch /services",
         "watch discovery.k8s.io/endpointslices",
+        "watch networking.k8s.io/servicecidrs",
     ];
     assert_eq!(granted, used.map(str::to_owned).into());
 }

@@ -73,6 +73,13 @@ pub struct Hints {
     pub zones: Option<Arc<[Arc<str>]>>,
 }
 
+impl Hints {
+    /// Whether clients in this zone are meant.
+    pub fn is_for_zone(&self, zone: &str) -> bool {
+        self.zones.iter().flat_map(|zones| zones.iter()).any(|name| **name == *zone)
+    }
+}
+
 /// The nodes that an endpoint is meant for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NodeHint {

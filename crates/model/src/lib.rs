@@ -14,7 +14,7 @@ mod state;
 pub use address::{Family, ParseAddressError, PerFamily, parse_address, parse_prefix};
 pub use endpoints::{Endpoint, EndpointSlice, Hints, NodeHint, PortEndpoint, SliceName, SlicePort};
 pub use names::{PortNumber, Protocol, ServiceName, ServicePortName};
-pub use node::Node;
+pub use node::{Node, NodeStatus};
 pub use select::{Selection, select};
 pub use service::{Service, ServicePort, TrafficPolicy};
 pub use state::{Changes, Kind, ServiceCidr, State, Update};

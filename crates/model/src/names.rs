@@ -28,6 +28,16 @@ impl Protocol {
         }
     }
 
+    /// The protocol with this number in the IP header.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            132 => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+
     /// Parses the API's spelling, `TCP`, `UDP` or `SCTP`.
     pub fn parse(name: &str) -> Option<Self> {
         match name {
@@ -50,6 +60,8 @@ impl fmt::Display for Protocol {
 }
 
 /// A Service's namespace and name. Cheap to clone.
+///
+/// Other kinds of objects are named so as well. Those without a namespace have an empty one, and print without it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceName {
     /// Its namespace.
@@ -67,7 +79,10 @@ impl ServiceName {
 
 impl fmt::Display for ServiceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        if !self.namespace.is_empty() {
+            write!(f, "{}/", self.namespace)?;
+        }
+        f.write_str(&self.name)
     }
 }
 

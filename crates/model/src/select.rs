@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::{Family, PortEndpoint, Service, ServicePort, TrafficPolicy};
+use crate::{Endpoint, Family, Hints, NodeHint, PortEndpoint, Service, ServicePort, TrafficPolicy};
 
 /// The endpoints that serve one Service port in one family (contract §4.6).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,26 +17,26 @@ pub struct Selection {
     pub any: bool,
 }
 
-/// Selects from `endpoints`, which are those of `port` in `family`, in order.
+/// Selects from `endpoints`, which are those of `port` in `family`, in order. `zone` is that of the node, if it is known.
 ///
 /// A list takes ready endpoints; where it has none, those that still serve while they terminate. An endpoint that is
-/// neither is never used.
+/// neither is never used. Hints narrow the ready endpoints for policy `Cluster`, and nothing else.
 pub fn select(
     service: &Service,
     port: &ServicePort,
     family: Family,
     endpoints: &[PortEndpoint<'_>],
-    _zone: Option<&str>,
+    zone: Option<&str>,
 ) -> Selection {
     let external = service.is_externally_accessible(port, family);
     let internal_local = service.internal_policy == TrafficPolicy::Local;
     let uses_cluster = !internal_local || external;
     let uses_local = internal_local || (service.external_policy == TrafficPolicy::Local && external);
 
-    let cluster = if uses_cluster { usable(endpoints.iter()) } else { Vec::new() };
-    let local = if uses_local { usable(endpoints.iter().filter(|e| e.endpoint.local)) } else { Vec::new() };
-    let usable_anywhere = |e: &PortEndpoint<'_>| e.endpoint.ready || e.endpoint.is_serving_terminating();
-    let any = if uses_local { endpoints.iter().any(usable_anywhere) } else { !cluster.is_empty() };
+    let near = Nearness::of(endpoints, zone);
+    let cluster = if uses_cluster { usable(endpoints.iter(), |e| near.takes(e.endpoint)) } else { Vec::new() };
+    let local = if uses_local { usable(endpoints.iter().filter(|e| e.endpoint.local), |_| true) } else { Vec::new() };
+    let any = endpoints.iter().any(|e| e.endpoint.ready || e.endpoint.is_serving_terminating());
     let on_this_node = endpoints
         .iter()
         .filter(|e| e.endpoint.local)
@@ -46,8 +46,50 @@ pub fn select(
     Selection { cluster, local, on_this_node, any }
 }
 
-fn usable<'a>(endpoints: impl Iterator<Item = &'a PortEndpoint<'a>> + Clone) -> Vec<SocketAddr> {
-    let ready: Vec<_> = endpoints.clone().filter(|e| e.endpoint.ready).map(PortEndpoint::socket).collect();
+/// How near an endpoint has to be.
+#[derive(Clone, Copy, Debug)]
+enum Nearness<'a> {
+    /// Anywhere will do.
+    Any,
+    /// Meant for this node (PreferSameNode).
+    SameNode,
+    /// Meant for this zone (PreferSameZone).
+    SameZone(&'a str),
+}
+
+impl<'a> Nearness<'a> {
+    /// Hints count only if every ready endpoint has some, and one of them is meant for us: otherwise they are about to
+    /// change, or would leave us without endpoints.
+    fn of(endpoints: &[PortEndpoint<'_>], zone: Option<&'a str>) -> Self {
+        let hints = || endpoints.iter().filter(|e| e.endpoint.ready).map(|e| &e.endpoint.hints);
+        let all = |wanted: fn(&Hints) -> bool| hints().all(wanted);
+        if all(|hints| hints.nodes != NodeHint::Unset) && hints().any(|hints| hints.nodes == NodeHint::ThisNode) {
+            return Self::SameNode;
+        }
+        match zone {
+            Some(zone) if all(|hints| hints.zones.is_some()) && hints().any(|hints| hints.is_for_zone(zone)) => {
+                Self::SameZone(zone)
+            }
+            _ => Self::Any,
+        }
+    }
+
+    fn takes(self, endpoint: &Endpoint) -> bool {
+        match self {
+            Self::Any => true,
+            Self::SameNode => endpoint.hints.nodes == NodeHint::ThisNode,
+            Self::SameZone(zone) => endpoint.hints.is_for_zone(zone),
+        }
+    }
+}
+
+/// Those that are ready and near enough; failing that, all that serve while they terminate.
+fn usable<'a>(
+    endpoints: impl Iterator<Item = &'a PortEndpoint<'a>> + Clone,
+    is_near: impl Fn(&PortEndpoint<'_>) -> bool,
+) -> Vec<SocketAddr> {
+    let ready = endpoints.clone().filter(|e| e.endpoint.ready && is_near(e));
+    let ready: Vec<_> = ready.map(PortEndpoint::socket).collect();
     if !ready.is_empty() {
         return ready;
     }

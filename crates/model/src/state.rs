@@ -132,11 +132,12 @@ impl State {
             Update::SliceGone(name) => self.remove_slice(&name),
             Update::ServiceCidr(cidr) => self.put_service_cidr(cidr),
             Update::ServiceCidrGone(name) => self.remove_service_cidr(&name),
-            Update::Zone(zone) => self.zone = zone,
+            Update::Zone(zone) => self.move_to_zone(zone),
         }
     }
 
-    /// Whether both kinds have been listed once. Before that, absence means nothing.
+    /// Whether Services and endpoint slices have been listed once. Before that, absence means nothing. ServiceCIDRs are not waited
+    /// for, as not every cluster has them.
     pub const fn is_complete(&self) -> bool {
         self.lists.services.complete && self.lists.slices.complete
     }
@@ -252,12 +253,29 @@ impl State {
 
     fn put_service_cidr(&mut self, cidr: ServiceCidr) {
         let list = self.lists.service_cidrs.current;
-        let old = self.service_cidrs.insert(cidr.name.clone(), Listed { object: cidr.clone(), list });
-        self.changes.service_cidrs |= old.is_none_or(|old| old.object != cidr);
+        self.change_service_cidrs(|all| drop(all.insert(cidr.name.clone(), Listed { object: cidr, list })));
     }
 
     fn remove_service_cidr(&mut self, name: &str) {
-        self.changes.service_cidrs |= self.service_cidrs.remove(name).is_some();
+        self.change_service_cidrs(|all| drop(all.remove(name)));
+    }
+
+    /// Only the prefixes of all objects together count: one that two objects name stays while either of them does.
+    fn change_service_cidrs(&mut self, change: impl FnOnce(&mut BTreeMap<Arc<str>, Listed<ServiceCidr>>)) {
+        let before = Family::ALL.map(|family| self.service_cidrs(family));
+        change(&mut self.service_cidrs);
+        self.changes.service_cidrs |= before != Family::ALL.map(|family| self.service_cidrs(family));
+    }
+
+    /// Only where endpoints are meant for zones does ours matter.
+    fn move_to_zone(&mut self, zone: Option<Arc<str>>) {
+        if self.zone == zone {
+            return;
+        }
+        self.zone = zone;
+        let is_hinted = |slice: &Listed<EndpointSlice>| slice.object.endpoints.iter().any(|e| e.hints.zones.is_some());
+        let hinted = self.entries.iter().filter(|(_, entry)| entry.slices.iter().any(is_hinted));
+        self.changes.services.extend(hinted.map(|(name, _)| name.clone()));
     }
 
     fn keep(&mut self, kind: Kind, name: &ServiceName) {

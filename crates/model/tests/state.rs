@@ -5,8 +5,8 @@
 use std::time::{Duration, SystemTime};
 
 use model::{
-    Endpoint, EndpointSlice, Family, Hints, Kind, PerFamily, PortNumber, Protocol, Selection, Service, ServiceName,
-    ServicePort, SlicePort, State, TrafficPolicy, Update, select,
+    Endpoint, EndpointSlice, Family, Hints, Kind, PerFamily, PortNumber, Protocol, Selection, Service, ServiceCidr,
+    ServiceName, ServicePort, SlicePort, State, TrafficPolicy, Update, select,
 };
 
 fn name(name: &str) -> ServiceName {
@@ -235,4 +235,92 @@ fn endpoints_are_selected_by_policy_and_condition() {
             "{case:?}"
         );
     }
+}
+
+/// A state that has Services for any zone, for other zones and for none.
+fn zoned() -> State {
+    let hinted = |service: &str, zones: Option<&[&str]>| {
+        let mut slice = slice(&format!("{service}-1"), service, &[("10.0.0.1", "")]);
+        slice.endpoints[0].hints.zones = zones.map(|zones| zones.iter().map(|zone| (*zone).into()).collect());
+        Update::Slice(slice)
+    };
+    let mut state =
+        state([hinted("east", Some(&["east"])), hinted("both", Some(&["east", "west"])), hinted("any", None)]);
+    changed(&mut state);
+    state
+}
+
+#[test]
+fn a_new_zone_concerns_services_with_hints_for_zones() {
+    let mut state = zoned();
+    state.apply(Update::Zone(None));
+    assert!(!state.has_changes());
+    state.apply(Update::Zone(Some("east".into())));
+    assert_eq!(changed(&mut state), ["both", "east"]);
+    assert_eq!(state.zone(), Some("east"));
+    state.apply(Update::Zone(Some("east".into())));
+    assert!(!state.has_changes());
+    state.apply(Update::Zone(None));
+    assert_eq!(changed(&mut state), ["both", "east"]);
+}
+
+fn cidr(name: &str, prefixes: &[&str]) -> Update {
+    let prefixes = prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect();
+    Update::ServiceCidr(ServiceCidr { name: name.into(), prefixes })
+}
+
+/// Whether the prefixes changed since the last call, and what they are now.
+fn cidrs(state: &mut State) -> (bool, String) {
+    let all: Vec<_> = Family::ALL.iter().flat_map(|family| state.service_cidrs(*family)).collect();
+    (state.take_changes().service_cidrs, all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+}
+
+#[test]
+fn service_cidrs_are_known_by_family_and_in_order() {
+    let mut state = state([cidr("b", &["fd00::/112", "10.97.0.0/16"]), cidr("a", &["10.112.0.0/12", "10.96.0.0/16"])]);
+    assert_eq!(cidrs(&mut state), (true, "10.96.0.0/16 10.97.0.0/16 10.112.0.0/12 fd00::/112".to_owned()));
+    state.apply(cidr("b", &["10.97.0.0/16"]));
+    assert_eq!(cidrs(&mut state), (true, "10.96.0.0/16 10.97.0.0/16 10.112.0.0/12".to_owned()));
+    state.apply(Update::ServiceCidrGone("unknown".into()));
+    state.apply(cidr("empty", &[]));
+    assert!(!state.has_changes());
+}
+
+/// In kube-proxy, the prefix would be gone with either of them.
+#[test]
+fn a_service_cidr_that_two_objects_name_stays_while_one_of_them_does() {
+    let both = "10.96.0.0/16".to_owned();
+    let mut state = state([cidr("a", &["10.96.0.0/16"])]);
+    assert_eq!(cidrs(&mut state), (true, both.clone()));
+    state.apply(cidr("b", &["10.96.0.0/16"]));
+    assert_eq!(cidrs(&mut state), (false, both.clone()));
+    state.apply(Update::ServiceCidrGone("a".into()));
+    assert_eq!(cidrs(&mut state), (false, both));
+    state.apply(Update::ServiceCidrGone("b".into()));
+    assert_eq!(cidrs(&mut state), (true, String::new()));
+}
+
+#[test]
+fn a_new_list_of_service_cidrs_counts_once_it_is_complete() {
+    let mut state = state([cidr("a", &["10.96.0.0/16"]), cidr("b", &["10.97.0.0/16"]), cidr("c", &["10.98.0.0/16"])]);
+    cidrs(&mut state);
+    let kind = Kind::ServiceCidr;
+    state.apply(Update::ListStarted(kind));
+    state.apply(cidr("a", &["10.96.0.0/16"]));
+    state.apply(Update::Unreadable(kind, ServiceName::new("", "c")));
+    assert!(!state.has_changes());
+    state.apply(Update::ListComplete(kind));
+    assert_eq!(cidrs(&mut state), (true, "10.96.0.0/16 10.98.0.0/16".to_owned()));
+}
+
+#[test]
+fn nobody_waits_for_service_cidrs() {
+    let state = state([]);
+    assert!(state.is_complete(), "Services and slices were listed");
+}
+
+#[test]
+fn names_without_a_namespace_print_without_it() {
+    assert_eq!(ServiceName::new("", "kubernetes").to_string(), "kubernetes");
+    assert_eq!(name("web").to_string(), "ns/web");
 }

@@ -1,10 +1,11 @@
 //! Statements as expressions of the kernel's virtual machine, exactly as `nft` compiles them.
 
 use std::net::IpAddr;
+use std::num::{NonZeroU8, NonZeroU32};
 
 use ipnet::IpNet;
 use nftnl::nftnl_sys::{self as sys, libc};
-use ruleset::{Comparison, Family, Field, Name, Selector, Statement, Verdict};
+use ruleset::{Comparison, Family, Field, Interface, Name, Selector, Statement, Verdict};
 
 use crate::expression::{Expr, Value};
 use crate::uapi;
@@ -17,16 +18,15 @@ pub(crate) fn compile(statement: &Statement, family: Family) -> Result<Vec<Expr>
     Ok(match statement {
         Statement::Prefix { selector, comparison, prefix } => compare_prefix(*selector, *comparison, *prefix, family)?,
         Statement::IsLocal(selector) => is_local(*selector)?,
+        Statement::InputInterface { comparison, interface } => came_in_by(interface, *comparison),
         Statement::NewConnection => has_bits(load_ct(libc::NFT_CT_STATE), uapi::CT_STATE_NEW),
         Statement::Translated => has_bits(load_ct(libc::NFT_CT_STATUS), uapi::IPS_DST_NAT),
         Statement::HasMark(bits) => has_bits(load_meta(libc::NFT_META_MARK, Register::FIRST), *bits),
-        Statement::InSet { key, set } => look_up(key, &set.name, None, family),
-        Statement::InputInterface { .. } | Statement::NotInSet { .. } | Statement::Update { .. } => {
-            return Err("not yet");
-        }
-        Statement::VerdictMap { key, map } => look_up(key, &map.name, Some(Register::VERDICT), family),
+        Statement::InSet { key, set } => look_up(key, &set.name, None, family)?,
+        Statement::Update { key, data, map, timeout } => update(key, data, &map.name, *timeout, family)?,
+        Statement::VerdictMap { key, map } => look_up(key, &map.name, Some(Register::VERDICT), family)?,
         Statement::Dnat { key, map } => {
-            let mut expressions = look_up(key, &map.name, Some(Register::FIRST), family);
+            let mut expressions = look_up(key, &map.name, Some(Register::FIRST), family)?;
             expressions.push(dnat(family));
             expressions
         }
@@ -50,6 +50,9 @@ struct Register(u32);
 impl Register {
     const VERDICT: Self = Self(libc::NFT_REG_VERDICT.cast_unsigned());
     const FIRST: Self = Self::at(0);
+
+    /// How many there are, of 32 bits each (`NFT_REG32_COUNT`).
+    const COUNT: u32 = 16;
 
     /// The one after `words` words of 32 bits.
     const fn at(words: u32) -> Self {
@@ -111,6 +114,14 @@ fn is_local(selector: Selector) -> Result<Vec<Expr>, Senseless> {
     Ok(vec![address_type, compare(Comparison::Is, Value::native(u32::from(libc::RTN_LOCAL)))])
 }
 
+/// The kernel pads a name with zeros (`nft_meta_store_ifname`, net/netfilter/nft_meta.c), so that a whole name is compared with
+/// its padding, and the start of one without.
+fn came_in_by(interface: &Interface, comparison: Comparison) -> Vec<Expr> {
+    let name = interface.name().as_bytes();
+    let length = if interface.is_prefix() { name.len() } else { libc::IFNAMSIZ };
+    vec![load_meta(libc::NFT_META_IIFNAME, Register::FIRST), compare(comparison, Value::padded(name, length))]
+}
+
 /// Goes on if any of `bits` is set in what `load` puts into the first register.
 fn has_bits(load: Expr, bits: u32) -> Vec<Expr> {
     vec![load, combine(4, Value::native(bits), Value::native(0)), compare(Comparison::IsNot, Value::native(0))]
@@ -126,30 +137,75 @@ fn change_mark(and: u32, xor: u32) -> Vec<Expr> {
     ]
 }
 
-/// Loads the key into one register after the other and looks it up.
-fn look_up(key: &[Selector], set: &Name, result: Option<Register>, family: Family) -> Vec<Expr> {
-    let mut words = 0;
-    let mut expressions: Vec<_> = key
-        .iter()
-        .map(|selector| {
-            let register = Register::at(words);
-            words += (field(*selector).padded_len(family) / 4) as u32;
-            load(*selector, register, family)
-        })
-        .collect();
+/// Loads the key and looks it up.
+fn look_up(key: &[Selector], set: &Name, result: Option<Register>, family: Family) -> Result<Vec<Expr>, Senseless> {
+    let (mut expressions, _) = load_all(key, 0, family)?;
     let lookup =
         Expr::new(c"lookup").with(sys::NFTNL_EXPR_LOOKUP_SREG, Register::FIRST).with(sys::NFTNL_EXPR_LOOKUP_SET, set);
     expressions.push(match result {
         Some(register) => lookup.with(sys::NFTNL_EXPR_LOOKUP_DREG, register),
         None => lookup,
     });
-    expressions
+    Ok(expressions)
+}
+
+/// Loads the key, and what it maps to after it, and adds or refreshes the element.
+fn update(
+    key: &[Selector],
+    data: &[Selector],
+    map: &Name,
+    timeout: NonZeroU32,
+    family: Family,
+) -> Result<Vec<Expr>, Senseless> {
+    let (mut expressions, words) = load_all(key, 0, family)?;
+    let (values, _) = load_all(data, words, family)?;
+    expressions.extend(values);
+    let milliseconds = u64::from(timeout.get()) * 1000;
+    expressions.push(
+        Expr::new(c"dynset")
+            .with(sys::NFTNL_EXPR_DYNSET_OP, libc::NFT_DYNSET_OP_UPDATE)
+            .with(sys::NFTNL_EXPR_DYNSET_SREG_KEY, Register::FIRST)
+            .with(sys::NFTNL_EXPR_DYNSET_SREG_DATA, Register::at(words))
+            .with(sys::NFTNL_EXPR_DYNSET_SET_NAME, map)
+            .with(sys::NFTNL_EXPR_DYNSET_TIMEOUT, milliseconds),
+    );
+    Ok(expressions)
+}
+
+/// Loads values into one register after the other, the first after `start` words. Also tells how many words are taken then.
+fn load_all(selectors: &[Selector], start: u32, family: Family) -> Result<(Vec<Expr>, u32), Senseless> {
+    let mut words = start;
+    let mut expressions = Vec::new();
+    for selector in selectors {
+        expressions.push(load(*selector, Register::at(words), family));
+        if let Selector::SourceNetwork(bits) = selector {
+            expressions.push(keep_bits(*bits, Register::at(words), family)?);
+        }
+        words += (field(*selector).padded_len(family) / 4) as u32;
+    }
+    if words > Register::COUNT {
+        return Err("its values are longer than the kernel's registers, which have 64 bytes");
+    }
+    Ok((expressions, words))
+}
+
+/// Keeps so many of the first bits of an address, and makes the others zeros.
+fn keep_bits(bits: NonZeroU8, register: Register, family: Family) -> Result<Expr, Senseless> {
+    let (any, all) = match family {
+        Family::Ip => (IpAddr::from([0; 4]), 4),
+        Family::Ip6 => (IpAddr::from([0; 16]), 16),
+    };
+    let prefix = IpNet::new(any, bits.get()).map_err(|_| "an address has fewer bits than are to be kept")?;
+    Ok(combine_in(register, all, Value::address(prefix.netmask(), all), Value::address(any, all)))
 }
 
 /// The kind of value that a selector gives.
 const fn field(selector: Selector) -> Field {
     match selector {
-        Selector::SourceAddress | Selector::DestinationAddress | Selector::OriginalDestinationAddress => Field::Address,
+        Selector::SourceAddress
+        | Selector::SourceNetwork(_)
+        | Selector::DestinationAddress
+        | Selector::OriginalDestinationAddress => Field::Address,
         Selector::Protocol => Field::Protocol,
         Selector::DestinationPort | Selector::OriginalDestinationPort => Field::Port,
         Selector::Random(_) => Field::Index,
@@ -158,7 +214,7 @@ const fn field(selector: Selector) -> Field {
 
 fn load(selector: Selector, register: Register, family: Family) -> Expr {
     match selector {
-        Selector::SourceAddress | Selector::DestinationAddress => {
+        Selector::SourceAddress | Selector::SourceNetwork(_) | Selector::DestinationAddress => {
             let (base, offset) = (libc::NFT_PAYLOAD_NETWORK_HEADER, address_offset(selector, family));
             load_payload(base, offset, family.address_len(), register)
         }
@@ -190,7 +246,7 @@ fn address_offset(selector: Selector, family: Family) -> u32 {
         Family::Ip6 => 8,
     };
     match selector {
-        Selector::SourceAddress => source,
+        Selector::SourceAddress | Selector::SourceNetwork(_) => source,
         _ => source + family.address_len() as u32,
     }
 }
@@ -230,11 +286,15 @@ fn compare(comparison: Comparison, with: Value) -> Expr {
         .with(sys::NFTNL_EXPR_CMP_DATA, with)
 }
 
-/// `register = (register & and) ^ xor`, of so many bytes.
+/// `register = (register & and) ^ xor`, of so many bytes of the first register.
 fn combine(bytes: usize, and: Value, xor: Value) -> Expr {
+    combine_in(Register::FIRST, bytes, and, xor)
+}
+
+fn combine_in(register: Register, bytes: usize, and: Value, xor: Value) -> Expr {
     Expr::new(c"bitwise")
-        .with(sys::NFTNL_EXPR_BITWISE_SREG, Register::FIRST)
-        .with(sys::NFTNL_EXPR_BITWISE_DREG, Register::FIRST)
+        .with(sys::NFTNL_EXPR_BITWISE_SREG, register)
+        .with(sys::NFTNL_EXPR_BITWISE_DREG, register)
         .with(sys::NFTNL_EXPR_BITWISE_LEN, bytes as u32)
         .with(sys::NFTNL_EXPR_BITWISE_MASK, and)
         .with(sys::NFTNL_EXPR_BITWISE_XOR, xor)
@@ -274,6 +334,7 @@ fn decide(verdict: &Verdict) -> Expr {
 /// The kernel's number for a verdict, and the chain that belongs to it.
 pub(crate) const fn verdict_code(verdict: &Verdict) -> (i32, Option<&Name>) {
     match verdict {
+        Verdict::Accept => (libc::NF_ACCEPT, None),
         Verdict::Drop => (libc::NF_DROP, None),
         Verdict::Goto(chain) => (libc::NFT_GOTO, Some(chain)),
         Verdict::Jump(chain) => (libc::NFT_JUMP, Some(chain)),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use ruleset::{Comment, Data, Element, FoundSet, Name, Verdict, Words};
 
-use crate::parse::{Malformed, Message, attributes, name, number, string};
+use crate::message::{Malformed, Message, attributes, name, number, string};
 use crate::uapi;
 
 /// An object that is there by its declaration.
@@ -144,7 +144,6 @@ fn element(entry: &[u8]) -> Result<Option<Element>, Malformed> {
     for attribute in attributes(entry) {
         match attribute? {
             (uapi::NFTA_SET_ELEM_KEY, value) => key = words(value)?,
-            (uapi::NFTA_SET_ELEM_KEY_END, value) => data = words(value)?.map_or(Data::None, Data::Until),
             (uapi::NFTA_SET_ELEM_DATA, value) => data = datum(value)?,
             (uapi::NFTA_SET_ELEM_USERDATA, value) => comment = comment_of(value),
             _ => {}
@@ -191,6 +190,7 @@ fn verdict(value: &[u8]) -> Result<Option<Verdict>, Malformed> {
         }
     }
     Ok(match (code, chain) {
+        (Some(libc::NF_ACCEPT), _) => Some(Verdict::Accept),
         (Some(libc::NF_DROP), _) => Some(Verdict::Drop),
         (Some(libc::NFT_GOTO), Some(chain)) => Some(Verdict::Goto(chain)),
         (Some(libc::NFT_JUMP), Some(chain)) => Some(Verdict::Jump(chain)),
@@ -223,7 +223,7 @@ mod tests {
 
     use super::*;
     use crate::encode::encode;
-    use crate::parse::messages;
+    use crate::message::messages;
     use crate::rule_text::rule_text;
 
     fn name(text: &str) -> Name {

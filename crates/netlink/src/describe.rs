@@ -6,7 +6,7 @@ use ruleset::{Chain, Describe, Family, Name, Op, Rule, Set, Transaction};
 use crate::NfTables;
 use crate::decode;
 use crate::encode::encode;
-use crate::parse::{Malformed, Message, messages};
+use crate::message::{Malformed, Message, messages};
 use crate::rule_text::rule_text;
 
 /// What is said of something that cannot be written as a message. Nothing that the kernel holds is like it, so that it gets

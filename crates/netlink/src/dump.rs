@@ -6,7 +6,7 @@ use ruleset::{Found, FoundChain, FoundSet, Name, ReadError};
 
 use crate::attributes::Attributes;
 use crate::decode::{self, Declared};
-use crate::parse::{MESSAGE_HEADER, Malformed, Message, NETFILTER_HEADER, messages, number, u32_at};
+use crate::message::{MESSAGE_HEADER, Malformed, Message, NETFILTER_HEADER, messages, number, u32_at};
 use crate::reply::decode_error;
 use crate::rule_text::rule_text;
 use crate::socket::{ReceiveBuffer, Socket};
@@ -197,12 +197,12 @@ fn take(
 ) -> (Result<(), Fault>, bool) {
     let (handled, is_last) = match libc::c_int::from(message.kind) {
         libc::NLMSG_ERROR => {
-            let reply = decode_error(message.bytes).ok_or(Malformed).map_err(malformed);
+            let reply = decode_error(&message).ok_or(Malformed).map_err(malformed);
             (reply.and_then(|reply| check(reply.errno)), true)
         }
         libc::NLMSG_DONE => {
             // It has what the kernel's function returned: not negative if all went well.
-            let returned = u32_at(message.payload(), 0).map_or(0, u32::cast_signed);
+            let returned = u32_at(message.body, 0).map_or(0, u32::cast_signed);
             (check(returned.min(0).saturating_neg()), true)
         }
         _ => (each(message).map_err(malformed), false),

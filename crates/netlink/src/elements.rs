@@ -79,7 +79,7 @@ impl<'a> Elements<'a> {
             return;
         }
         match &element.data {
-            Data::None | Data::Until(_) => {}
+            Data::None => {}
             Data::Value(value) => attributes.nest(uapi::NFTA_SET_ELEM_DATA, |data| {
                 data.put(uapi::NFTA_DATA_VALUE, self.value(value));
             }),
@@ -105,7 +105,7 @@ impl<'a> Elements<'a> {
             return key;
         }
         let data = match &element.data {
-            Data::None | Data::Until(_) => 0,
+            Data::None => 0,
             Data::Value(value) => HEADER + attribute_len(self.value(value).len()),
             Data::Verdict(verdict) => {
                 let (_, chain) = verdict_code(verdict);

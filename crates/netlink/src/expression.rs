@@ -44,6 +44,7 @@ impl Expression for Expr {
                 match value {
                     Value::U8(number) => sys::nftnl_expr_set_u8(expr.as_ptr(), attribute, *number),
                     Value::U32(number) => sys::nftnl_expr_set_u32(expr.as_ptr(), attribute, *number),
+                    Value::U64(number) => sys::nftnl_expr_set_u64(expr.as_ptr(), attribute, *number),
                     Value::Data(bytes, length) => {
                         sys::nftnl_expr_set(expr.as_ptr(), attribute, bytes.as_ptr().cast(), u32::from(*length));
                     }
@@ -62,6 +63,7 @@ impl Expression for Expr {
 pub(crate) enum Value {
     U8(u8),
     U32(u32),
+    U64(u64),
     /// What a register is compared or combined with: this many of the bytes, at most all.
     Data([u8; 16], u8),
     Name(CString),
@@ -81,11 +83,16 @@ impl Value {
         }
     }
 
-    fn data(bytes: &[u8]) -> Self {
+    /// Bytes with as many zeros after them as make `length`, which is at most 16 and not less than they are.
+    pub(crate) fn padded(bytes: &[u8], length: usize) -> Self {
         let mut data = [0; 16];
-        let length = bytes.len().min(data.len());
-        data[..length].copy_from_slice(&bytes[..length]);
-        Self::Data(data, length as u8)
+        let copied = bytes.len().min(data.len());
+        data[..copied].copy_from_slice(&bytes[..copied]);
+        Self::Data(data, length.min(data.len()) as u8)
+    }
+
+    fn data(bytes: &[u8]) -> Self {
+        Self::padded(bytes, bytes.len())
     }
 }
 
@@ -98,6 +105,12 @@ impl From<u8> for Value {
 impl From<u32> for Value {
     fn from(number: u32) -> Self {
         Self::U32(number)
+    }
+}
+
+impl From<u64> for Value {
+    fn from(number: u64) -> Self {
+        Self::U64(number)
     }
 }
 

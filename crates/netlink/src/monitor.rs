@@ -6,8 +6,8 @@ use std::{fmt, io, thread};
 
 use ruleset::{Family, Name};
 
+use crate::message::{Malformed, Message, messages, number, string};
 use crate::nf_tables::{OpenError, diagnose};
-use crate::parse::{Malformed, Message, messages, number, string};
 use crate::socket::{ReceiveBuffer, Socket};
 use crate::uapi;
 

@@ -9,9 +9,9 @@ use ruleset::{CommitError, CommitReport, Family, Found, Kernel, Name, ReadError,
 use crate::bytecode::protocol_family;
 use crate::dump::Reader;
 use crate::encode::{Encoded, encode};
+use crate::message::Malformed;
 use crate::monitor::Monitor;
 use crate::outcome::{Answers, judge, refused};
-use crate::parse::Malformed;
 use crate::reply::decode;
 use crate::socket::{ReceiveBuffer, Socket};
 

@@ -5,7 +5,7 @@ use std::io;
 use ruleset::{CommitError, Rejection, Transaction};
 
 use crate::encode::{Contents, Part, elements};
-use crate::parse::{MESSAGE_HEADER, NETFILTER_HEADER};
+use crate::message::{MESSAGE_HEADER, NETFILTER_HEADER};
 use crate::reply::Reply;
 
 /// All that the kernel answered to a batch.

@@ -1,6 +1,6 @@
 //! What the kernel answers.
 
-use crate::parse::{MESSAGE_HEADER, Malformed, attributes, messages, u16_at, u32_at};
+use crate::message::{MESSAGE_HEADER, Malformed, Message, attributes, messages, u32_at};
 use crate::uapi;
 
 /// The kernel's answer to one message.
@@ -19,31 +19,28 @@ pub(crate) struct Reply {
 /// After one that is malformed there is nothing more.
 pub(crate) fn decode(datagram: &[u8]) -> impl Iterator<Item = Result<Reply, Malformed>> {
     messages(datagram).filter_map(|message| match message {
-        Ok(message) if libc::c_int::from(message.kind) == libc::NLMSG_ERROR => {
-            Some(decode_error(message.bytes).ok_or(Malformed))
-        }
+        Ok(message) if i32::from(message.kind) == libc::NLMSG_ERROR => Some(decode_error(&message).ok_or(Malformed)),
         Ok(_) => None,
-        Err(malformed) => Some(Err(malformed)),
+        Err(Malformed) => Some(Err(Malformed)),
     })
 }
 
 /// Decodes a message with an error or an acknowledgement: header, number, the header of the message it is about, that
 /// message unless it was left out, and attributes.
-pub(crate) fn decode_error(message: &[u8]) -> Option<Reply> {
-    const ATTRIBUTES: usize = 2 * MESSAGE_HEADER + 4;
-    let flags = u16_at(message, 6)?;
-    let sequence = u32_at(message, 8)?;
-    let errno = u32_at(message, MESSAGE_HEADER)?.cast_signed().checked_neg()?;
-    let length = u32_at(message, MESSAGE_HEADER + 4)? as usize;
-    let mut tail = message.get(ATTRIBUTES..)?;
+pub(crate) fn decode_error(message: &Message<'_>) -> Option<Reply> {
+    const ATTRIBUTES: usize = MESSAGE_HEADER + 4;
+    let Message { flags, sequence, body, .. } = *message;
+    let errno = u32_at(body, 0)?.cast_signed().checked_neg()?;
+    let length = u32_at(body, 4)? as usize;
+    let mut told = body.get(ATTRIBUTES..)?;
     if flags & uapi::NLM_F_ACK_TLVS == 0 {
-        tail = &[];
+        told = &[];
     } else if flags & uapi::NLM_F_CAPPED == 0 {
         let quoted = length.checked_sub(MESSAGE_HEADER)?.checked_next_multiple_of(4)?;
-        tail = tail.get(quoted..)?;
+        told = told.get(quoted..)?;
     }
     let mut offset = None;
-    for attribute in attributes(tail) {
+    for attribute in attributes(told) {
         let (kind, value) = attribute.ok()?;
         if kind == uapi::NLMSGERR_ATTR_OFFS {
             offset = Some(u32_at(value, 0)? as usize);

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::parse::{Malformed, Message, attributes, number, string};
+use crate::message::{Malformed, Message, attributes, number, string};
 use crate::uapi;
 
 /// What the rule in a message does, ours or the kernel's: its expressions, each with its attributes by their numbers, and its

@@ -1,6 +1,6 @@
 //! How a set is declared: the kernel's part, which is lengths, and `nft`'s, which is data types.
 
-use ruleset::{DataType, Family, Field, Set, Transaction};
+use ruleset::{DataType, Family, Field, Set, SetKind, Transaction};
 
 use crate::attributes::{Annotations, Attributes};
 use crate::uapi;
@@ -10,8 +10,7 @@ pub(crate) fn declare(attributes: &mut Attributes, set: &Set, transaction: &Tran
     let family = transaction.family;
     attributes.put_name(uapi::NFTA_SET_TABLE, &transaction.table);
     attributes.put_name(uapi::NFTA_SET_NAME, &set.name);
-    let flags = if set.data.is_some() { libc::NFT_SET_MAP } else { 0 };
-    attributes.put_u32(uapi::NFTA_SET_FLAGS, flags.cast_unsigned());
+    attributes.put_u32(uapi::NFTA_SET_FLAGS, flags(set));
     attributes.put_u32(uapi::NFTA_SET_KEY_TYPE, data_type(&set.key, family));
     attributes.put_u32(uapi::NFTA_SET_KEY_LEN, length(&set.key, family) as u32);
     match &set.data {
@@ -26,7 +25,18 @@ pub(crate) fn declare(attributes: &mut Attributes, set: &Set, transaction: &Tran
         }
     }
     attributes.put_u32(uapi::NFTA_SET_ID, id);
+    if let SetKind::Dynamic { size } = set.kind {
+        attributes.nest(uapi::NFTA_SET_DESC, |description| description.put_u32(uapi::NFTA_SET_DESC_SIZE, size.get()));
+    }
     attributes.put(uapi::NFTA_SET_USERDATA, annotations(set, family).as_bytes());
+}
+
+fn flags(set: &Set) -> u32 {
+    let map = if set.data.is_some() { libc::NFT_SET_MAP.cast_unsigned() } else { 0 };
+    map | match set.kind {
+        SetKind::Exact => 0,
+        SetKind::Dynamic { .. } => (libc::NFT_SET_EVAL | libc::NFT_SET_TIMEOUT).cast_unsigned(),
+    }
 }
 
 /// How many bytes a key or datum has. Only in a concatenation are fields padded, see [`ruleset::Words`].

@@ -59,8 +59,21 @@ impl Socket {
         self.reserve(bytes)?;
         // One call: the kernel wants all of a batch in one datagram, and `mnl::Socket::send_all` sends one for each page.
         let pages: Vec<_> = batch.iter().map(IoSlice::new).collect();
+        self.send_pages(&pages)
+    }
+
+    /// Sends messages, at most 64 KiB of them. When this returns, the kernel has carried them out and answered, or begun to:
+    /// of a dump, the rest comes as it is received.
+    ///
+    /// # Errors
+    /// The kernel did not look at them.
+    pub(crate) fn send_messages(&self, messages: &[u8]) -> io::Result<()> {
+        self.send_pages(&[IoSlice::new(messages)])
+    }
+
+    fn send_pages(&self, pages: &[IoSlice<'_>]) -> io::Result<()> {
         loop {
-            match sendmsg::<()>(self.socket.as_raw_fd(), &pages, &[], MsgFlags::empty(), None) {
+            match sendmsg::<()>(self.socket.as_raw_fd(), pages, &[], MsgFlags::empty(), None) {
                 Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),

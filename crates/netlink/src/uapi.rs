@@ -41,7 +41,6 @@ pub(crate) const NFTA_LIST_ELEM: u16 = 1;
 pub(crate) const NFTA_SET_ELEM_KEY: u16 = 1;
 pub(crate) const NFTA_SET_ELEM_DATA: u16 = 2;
 pub(crate) const NFTA_SET_ELEM_USERDATA: u16 = 6;
-pub(crate) const NFTA_SET_ELEM_KEY_END: u16 = 10;
 
 pub(crate) const NFTA_DATA_VALUE: u16 = 1;
 pub(crate) const NFTA_DATA_VERDICT: u16 = 2;
@@ -100,8 +99,6 @@ pub(crate) const ICMPV6_PORT_UNREACH: u8 = 4;
 pub(crate) const NLM_F_CAPPED: u16 = 0x100;
 pub(crate) const NLM_F_ACK_TLVS: u16 = 0x200;
 pub(crate) const NLMSGERR_ATTR_OFFS: u16 = 2;
-/// The bits of an attribute's type that are its number.
-pub(crate) const NLA_TYPE_MASK: u16 = 0x3fff;
 pub(crate) const NLA_F_NESTED: u16 = 1 << 15;
 
 /// A comment, among the annotations of a table, chain, rule or element (libnftnl's udata.h).

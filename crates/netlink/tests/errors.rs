@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::num::NonZeroU8;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -183,11 +184,14 @@ fn statements_without_meaning() -> Result<()> {
         comparison: ruleset::Comparison::Is,
         prefix: "fd00::/8".parse()?,
     };
+    let too_many = NonZeroU8::MIN.saturating_add(32);
+    let addresses = common::set("addresses", &[Field::Address], None);
     let ops = vec![
         table(),
         chain("c"),
         rule(prefix, 1),
         rule(Statement::IsLocal(Selector::Protocol), 1),
+        rule(Statement::InSet { key: vec![Selector::SourceNetwork(too_many)], set: addresses }, 1),
         rule(Statement::NewConnection, 50),
     ];
     let rejections = rejections(&mut kernel, ops);
@@ -197,6 +201,7 @@ fn statements_without_meaning() -> Result<()> {
         [
             "the prefix is not of the table's address family",
             "only an address can be local",
+            "an address has fewer bits than are to be kept",
             "the rule has more statements than the kernel takes",
         ]
     );

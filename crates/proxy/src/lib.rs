@@ -7,9 +7,11 @@
 mod commit;
 mod conflicts;
 mod flags;
+mod flows;
 mod http;
 mod node;
 mod pacer;
+mod pods;
 mod repairs;
 mod run;
 mod source;

@@ -1,27 +1,28 @@
 //! Putting it all together.
 
 use std::fs;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use compiler::{Compiler, Mark, Options, Pods};
-use config::{Config, LocalTraffic};
+use compiler::{Compiler, Mark, Options};
+use config::Config;
 use informer::{Event, Reporter};
 use model::Family;
 use netlink::{Committer, Monitor, NfTables};
 use telemetry::{Health, Metrics};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::info;
 
 use crate::flags::Flags;
+use crate::flows;
 use crate::http::{Server, health_routes, metrics_routes};
-use crate::node::{self, NodeAddresses};
+use crate::node::{self, Follower, NodeAddresses, NodeFacts, PortAddresses};
 use crate::pacer::Pacer;
-use crate::source::{NodeFacts, Source};
+use crate::pods;
+use crate::source::Source;
 use crate::syncer::{Syncer, Telemetry};
 use crate::table::Table;
 
@@ -47,7 +48,7 @@ pub async fn run(flags: &Flags, config: &Config) -> Result<()> {
     };
     set_oom_score(config.oom_score_adj);
     tokio::select! {
-        ended = proxy(config, &name, source, telemetry.clone()) => ended,
+        ended = proxy(config, name, source, telemetry.clone()) => ended,
         failed = health_server(config, telemetry.clone()).run() => failed.map(|never| match never {}),
         failed = metrics_server(config, telemetry).run() => failed.map(|never| match never {}),
         signal = termination() => {
@@ -78,58 +79,66 @@ fn metrics_server(config: &Config, telemetry: Telemetry) -> Server {
 }
 
 /// Connects the source to the tables. Ends only with an error.
-async fn proxy(config: &Config, name: &str, source: Source, telemetry: Telemetry) -> Result<()> {
+async fn proxy(config: &Config, name: String, source: Source, telemetry: Telemetry) -> Result<()> {
     let metrics = telemetry.metrics.clone();
     let reporter = Reporter::new(move |event| match event {
         Event::Problem(problem) => metrics.object_problem(problem.kind),
         Event::WatchFailed(resource) => metrics.watch_failed(resource),
     });
-    let facts = source.node(name, &reporter).await?;
-    telemetry.health.set_node_eligible(facts.known);
+    let (facts, status, feed) = source.open(name, config, &reporter).await?;
+    let addresses = NodeAddresses::new(&facts.addresses, config);
+    let families = node::families(addresses.primary, Path::new("/proc"))?;
+    let local = node::interface_addresses()?;
+    let ports = PortAddresses::new(&config.node_port_addresses, addresses, &families, &local);
     let (edits, edited) = mpsc::channel(EDITS);
     // Those that find no room are seen to with those that wait.
     let monitor = Monitor::spawn(compiler::table_name(), move |edit| drop(edits.try_send(edit)))?;
-    let tables = tables(config, &facts, &telemetry, &monitor)?;
+    let tables = tables(config, &facts, addresses, &families, &ports, &telemetry, &monitor)?;
 
     let (updates, received) = mpsc::channel(UPDATES);
-    let source = source.run(facts, updates, reporter, telemetry.health.clone());
+    let (node_ports, changed) = mpsc::channel(1);
+    let (new_addresses, addresses) = watch::channel(addresses);
+    let follower = Follower::start(config, &facts, telemetry.health.clone(), &updates, new_addresses).await;
+    let following = follower.run(status, updates.clone());
     // As tasks of their own they go on while this process ends, so that no commit has to be waited for.
-    let (source, syncer) = (tokio::spawn(source), tokio::spawn(Syncer::new(tables, telemetry).run(received, edited)));
-    tokio::try_join!(async { source.await? }, async { syncer.await? })?;
+    let syncer = tokio::spawn(Syncer::new(tables, telemetry).run(received, changed, edited));
+    let (feed, ports) = (tokio::spawn(feed.run(updates, reporter)), tokio::spawn(ports.follow(addresses, node_ports)));
+    tokio::try_join!(async { feed.await? }, async { syncer.await? }, async { Ok(ports.await?) }, following)?;
     Ok(())
 }
 
-fn tables(config: &Config, facts: &NodeFacts, telemetry: &Telemetry, monitor: &Monitor) -> Result<Vec<Table>> {
-    let addresses = NodeAddresses::new(&facts.addresses, config);
-    let local = node::interface_addresses()?;
-    let families = node::families(addresses.primary, Path::new("/proc"))?;
-    let table = |family| {
-        let compiler = Compiler::new(options(config, &addresses, family, &local)?);
+fn tables(
+    config: &Config,
+    facts: &NodeFacts,
+    addresses: NodeAddresses,
+    families: &[Family],
+    ports: &PortAddresses,
+    telemetry: &Telemetry,
+    monitor: &Monitor,
+) -> Result<Vec<Table>> {
+    let node_cidrs = facts.node.as_ref().map_or(&[][..], |node| &node.pod_cidrs);
+    let pods = pods::detection(&config.local_traffic, node_cidrs, addresses.primary, families)?;
+    let mark = Mark::from_bit(config.masquerade.bit.number()).context("masqueradeBit is above 31")?;
+    let flows = flows::start(telemetry.metrics.clone())?;
+    let table = |family: &Family| {
+        let compiler = Compiler::new(Options {
+            family: *family,
+            mark,
+            masquerade_all: config.masquerade.all,
+            pods: pods.get(*family).clone(),
+            node_address: *addresses.main.get(*family),
+            node_ports: ports.get(*family).clone(),
+        });
         let kernel = NfTables::open()?.known_to(monitor).context("cannot tell our commits from those of others")?;
         let committer = Committer::spawn(kernel).context("cannot start the thread that commits")?;
         let pacer = Pacer::new(Instant::now(), config.min_sync_period, config.sync_period);
-        Ok(Table::new(compiler, committer, pacer, telemetry.clone()))
+        let table = Table::new(compiler, committer, pacer, telemetry.clone());
+        Ok(match &flows {
+            Some(flows) => table.with_flows(flows.clone()),
+            None => table,
+        })
     };
-    families.into_iter().map(table).collect()
-}
-
-fn options(config: &Config, addresses: &NodeAddresses, family: Family, local: &[IpAddr]) -> Result<Options> {
-    let LocalTraffic::ClusterCidr(pod_cidrs) = &config.local_traffic;
-    let pod_cidr = *pod_cidrs.get(family);
-    if pod_cidr.is_none() && family == addresses.primary {
-        info!(
-            "Detect-local-mode set to ClusterCIDR, but no cluster CIDR specified for primary IP family: connections to \
-             ClusterIPs are not masqueraded; set clusterCIDR to the addresses of the pods"
-        );
-    }
-    Ok(Options {
-        family,
-        mark: Mark::from_bit(config.masquerade.bit.number()).context("masqueradeBit is above 31")?,
-        masquerade_all: config.masquerade.all,
-        pods: pod_cidr.map(Pods::From),
-        node_address: *addresses.main.get(family),
-        node_ports: addresses.node_ports(family, &config.node_port_addresses, local),
-    })
+    families.iter().map(table).collect()
 }
 
 /// Makes the process a less likely victim when memory runs out. Without the privilege it goes on as it is.

@@ -6,7 +6,8 @@ use std::task::Poll;
 use std::time::SystemTime;
 
 use anyhow::{Result, anyhow};
-use model::{State, Update};
+use compiler::NodePorts;
+use model::{Changes, Family, State, Update};
 use netlink::ForeignEdit;
 use telemetry::{Health, Metrics};
 use tokio::sync::mpsc::Receiver;
@@ -21,7 +22,7 @@ const BATCH: usize = 4096;
 
 /// Takes in updates and keeps the table of each family true to them.
 ///
-/// Nothing is written before both kinds of objects were listed once: until then, absence means nothing. While a table is
+/// Nothing is written before Services and endpoint slices were listed once: until then, absence means nothing. While a table is
 /// being committed, updates are still taken in, and the tables do not wait for each other.
 pub(crate) struct Syncer {
     state: State,
@@ -46,13 +47,15 @@ impl Syncer {
         Self { state: State::new(SystemTime::now()), tables, telemetry, complete: false }
     }
 
-    /// Works until `updates` is closed. `edits` are what other programs do to the tables.
+    /// Works until `updates` is closed. `node_ports` says which of the node's addresses take NodePort traffic, whenever that
+    /// changes; `edits` are what other programs do to the tables.
     ///
     /// # Errors
     /// A committing thread has died, which only a defect of this program can bring about.
     pub(crate) async fn run(
         mut self,
         mut updates: Receiver<Vec<Update>>,
+        mut node_ports: Receiver<(Family, NodePorts)>,
         mut edits: Receiver<ForeignEdit>,
     ) -> Result<()> {
         self.tables.iter().for_each(Table::loop_started);
@@ -66,6 +69,7 @@ impl Syncer {
                     0 => return Ok(()),
                     _ => self.take(&mut batch),
                 },
+                Some((family, addresses)) = node_ports.recv() => self.set_node_ports(family, addresses),
                 finished = finished(&mut self.tables) => {
                     let (index, outcome) = finished?;
                     self.tables[index].finish(outcome, &self.state, Instant::now());
@@ -99,6 +103,15 @@ impl Syncer {
         }
         if slices > 0 {
             metrics.endpoints_changed(slices, pending);
+        }
+    }
+
+    fn set_node_ports(&mut self, family: Family, node_ports: NodePorts) {
+        if let Some(table) = self.tables.iter_mut().find(|table| table.family() == family) {
+            table.set_node_ports(node_ports);
+            if self.complete {
+                table.request(&Changes::default());
+            }
         }
     }
 

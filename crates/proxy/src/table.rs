@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use compiler::Compiler;
+use compiler::{Compiler, NodePorts};
 use model::{Changes, Family, ServiceName, State};
 use netlink::{ForeignEdit, Reconciled};
 use ruleset::{Found, Name, Op, ReadError, Transaction};
@@ -17,6 +17,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::commit::{Commit, Outcome};
 use crate::conflicts::Conflicts;
+use crate::flows::CheckFlows;
 use crate::pacer::Pacer;
 use crate::repairs::Repairs;
 use crate::syncer::Telemetry;
@@ -39,6 +40,8 @@ pub(crate) struct Table {
     committer: Box<dyn Commit>,
     pacer: Pacer,
     telemetry: Telemetry,
+    /// Who looks after the flows of what changed, if anyone does.
+    flows: Option<Box<dyn CheckFlows>>,
     conflicts: Conflicts,
     /// What changed since the last sync began.
     waiting: BTreeSet<ServiceName>,
@@ -90,6 +93,7 @@ impl Table {
             committer: Box::new(committer),
             pacer,
             telemetry,
+            flows: None,
             conflicts: Conflicts::default(),
             waiting: BTreeSet::new(),
             triggered: Vec::new(),
@@ -100,6 +104,12 @@ impl Table {
             sweep_at: None,
             running: None,
         }
+    }
+
+    /// Has flows checked after each sync.
+    #[must_use]
+    pub(crate) fn with_flows(self, flows: impl CheckFlows + 'static) -> Self {
+        Self { flows: Some(Box::new(flows)), ..self }
     }
 
     pub(crate) const fn family(&self) -> Family {
@@ -129,6 +139,11 @@ impl Table {
         self.triggered.truncate(MAX_TRIGGERED);
         self.pacer.request();
         self.queued();
+    }
+
+    /// Has the next sync change which of the node's addresses take NodePort traffic. Does not ask for one.
+    pub(crate) fn set_node_ports(&mut self, node_ports: NodePorts) {
+        self.compiler.set_node_ports(node_ports);
     }
 
     /// Takes note that another program changed the table, or may have done so, and asks for a repair.
@@ -317,6 +332,11 @@ impl Table {
 
     fn synced(&mut self, kind: SyncKind, elapsed: Duration, triggered: &[SystemTime]) {
         let (family, wall) = (self.family(), SystemTime::now());
+        // Now that the kernel has the rules by which flows that are deleted begin anew.
+        let checks = self.compiler.take_flow_checks();
+        if let Some(flows) = &self.flows {
+            flows.check(family, checks);
+        }
         let Telemetry { metrics, health } = &self.telemetry;
         metrics.synced(family, kind, elapsed, wall);
         for time in triggered {

@@ -4,11 +4,12 @@ mod read;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::mem::discriminant;
 use std::sync::Arc;
 
 use crate::{
     Chain, CommitError, CommitReport, Data, DataType, Element, Family, Found, Kernel, Name, Op, ReadError, Rejection,
-    Rule, Set, Statement, Transaction, Verdict, Words,
+    Rule, Set, SetKind, Statement, Transaction, Verdict, Words,
 };
 
 /// Holds tables and commits transactions as the kernel does: all or nothing, with the kernel's error numbers for what is
@@ -94,6 +95,8 @@ enum Errno {
     Busy = 16,
     Exists = 17,
     Invalid = 22,
+    Full = 23,
+    Unsupported = 95,
 }
 
 impl From<Errno> for io::Error {
@@ -170,8 +173,10 @@ impl FakeTable {
             if let Some(set) = statement.set() {
                 self.set(set)?;
             }
-            if let Statement::Verdict(verdict) = statement {
-                self.check_target(verdict)?;
+            match statement {
+                Statement::Update { map, .. } => self.check_dynamic(map)?,
+                Statement::Verdict(verdict) => self.check_target(verdict)?,
+                _ => {}
             }
         }
         self.chain(&rule.chain)?.rules.push(rule.clone());
@@ -181,7 +186,15 @@ impl FakeTable {
     fn add_set(&mut self, set: &Arc<Set>) -> Result<(), Errno> {
         let known = self.sets.entry(set.name.clone());
         let known = known.or_insert_with(|| FakeSet { set: Arc::clone(set), elements: BTreeMap::new() });
-        if known.set.key == set.key && known.set.data == set.data { Ok(()) } else { Err(Errno::Exists) }
+        let same_kind = discriminant(&known.set.kind) == discriminant(&set.kind);
+        if !same_kind || known.set.key != set.key || known.set.data != set.data {
+            return Err(Errno::Exists);
+        }
+        // A new size is taken over.
+        if known.set.kind != set.kind {
+            known.set = Arc::new(Set { kind: set.kind, ..Set::clone(&known.set) });
+        }
+        Ok(())
     }
 
     fn delete_set(&mut self, name: &Name) -> Result<(), Errno> {
@@ -197,18 +210,14 @@ impl FakeTable {
         if let Data::Verdict(verdict) = &element.data {
             self.check_target(verdict)?;
         }
-        let set = self.set(set)?;
-        let fits = matches!(
-            (&set.set.data, &element.data),
-            (None, Data::None | Data::Until(_))
-                | (Some(DataType::Verdict), Data::Verdict(_))
-                | (Some(DataType::Value(_)), Data::Value(_))
-        );
-        if !fits {
-            return Err(Errno::Invalid);
+        self.set(set)?.add(element)
+    }
+
+    fn check_dynamic(&mut self, map: &Set) -> Result<(), Errno> {
+        match self.set(map)?.set.kind {
+            SetKind::Dynamic { .. } => Ok(()),
+            SetKind::Exact => Err(Errno::Unsupported),
         }
-        let known = set.elements.entry(element.key).or_insert_with(|| element.clone());
-        if known.data == element.data { Ok(()) } else { Err(Errno::Exists) }
     }
 
     fn check_target(&self, verdict: &Verdict) -> Result<(), Errno> {
@@ -227,12 +236,43 @@ impl FakeTable {
     }
 }
 
+impl FakeSet {
+    /// The element with this key.
+    pub fn get(&self, key: &Words) -> Option<&Element> {
+        self.elements.get(key)
+    }
+
+    fn add(&mut self, element: &Element) -> Result<(), Errno> {
+        let fits = matches!(
+            (&self.set.data, &element.data),
+            (None, Data::None)
+                | (Some(DataType::Verdict), Data::Verdict(_))
+                | (Some(DataType::Value(_)), Data::Value(_))
+        );
+        if !fits {
+            return Err(Errno::Invalid);
+        }
+        match self.elements.get(&element.key) {
+            Some(known) if known.data == element.data => Ok(()),
+            Some(_) => Err(Errno::Exists),
+            None if self.is_full() => Err(Errno::Full),
+            None => {
+                self.elements.insert(element.key, element.clone());
+                Ok(())
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        matches!(self.set.kind, SetKind::Dynamic { size } if self.elements.len() >= size.get() as usize)
+    }
+}
+
 impl Statement {
     /// The set that it looks a key up in, or adds one to.
     const fn set(&self) -> Option<&Arc<Set>> {
         match self {
             Self::InSet { set, .. }
-            | Self::NotInSet { set, .. }
             | Self::Update { map: set, .. }
             | Self::VerdictMap { map: set, .. }
             | Self::Dnat { map: set, .. } => Some(set),
@@ -244,7 +284,7 @@ impl Statement {
 const fn target(verdict: &Verdict) -> Option<&Name> {
     match verdict {
         Verdict::Goto(chain) | Verdict::Jump(chain) => Some(chain),
-        Verdict::Drop => None,
+        Verdict::Accept | Verdict::Drop => None,
     }
 }
 

@@ -171,21 +171,18 @@ pub struct Set {
     pub key: Vec<Field>,
     /// What it maps to; `None` for a plain set.
     pub data: Option<DataType>,
-    /// Where its elements come from and what they match.
+    /// Where its elements come from.
     pub kind: SetKind,
     /// A comment on it.
     pub comment: Option<Comment>,
 }
 
-/// Where a set's elements come from and what they match.
+/// Where a set's elements come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SetKind {
-    /// Transactions write them, and each matches its key.
+    /// Transactions write them, and nothing else does.
     #[default]
     Exact,
-    /// Transactions write them, and each matches all addresses from the last field of its key to that of its end
-    /// ([`Data::Until`]). The other fields of both are equal, and elements must not overlap. Has several fields and no data.
-    Ranges,
     /// Rules add them ([`Statement::Update`]), up to so many, each for a time. Transactions may delete them.
     Dynamic {
         /// How many there may be; no more are added then.
@@ -231,8 +228,6 @@ pub struct Element {
 pub enum Data {
     /// Nothing: the element of a plain set, or one that is named only to be deleted.
     None,
-    /// Nothing, but the element of a set of [`SetKind::Ranges`] ends with this key. Named also to delete it.
-    Until(Words),
     /// A verdict.
     Verdict(Verdict),
     /// A value.

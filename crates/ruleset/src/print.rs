@@ -1,11 +1,12 @@
 //! Objects and operations in the syntax of `nft`: what an administrator would type, and what error messages say.
 
 use std::fmt::{self, Display, Formatter};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU8;
 
 use crate::{
     Chain, ChainKind, Comment, Comparison, Data, DataType, Element, Family, Field, HookPoint, Op, Rule, Selector, Set,
-    Statement, Table, Transaction, Verdict, Words,
+    SetKind, Statement, Table, Transaction, Verdict, Words,
 };
 
 impl Display for Transaction {
@@ -88,7 +89,7 @@ impl Set {
                     write!(f, " : {}", Fields(fields, value, family))
                 }
                 (Data::Value(value), _) => write!(f, " : {value:?}"),
-                (Data::None | Data::Until(_), _) => Ok(()),
+                (Data::None, _) => Ok(()),
             }
         })
     }
@@ -118,9 +119,9 @@ impl Statement {
             Self::Translated => f.write_str("ct status dnat"),
             Self::HasMark(bits) => write!(f, "meta mark & {bits:#010x} != 0x00000000"),
             Self::InSet { key: parts, set } => write!(f, "{} @{}", key(parts), set.name),
-            Self::NotInSet { key: parts, set } => write!(f, "{} != @{}", key(parts), set.name),
             Self::Update { key: parts, data, map, timeout } => {
-                write!(f, "update @{} {{ {} timeout {timeout}s : {} }}", map.name, key(parts), key(data))
+                let timeout = Seconds(timeout.get());
+                write!(f, "update @{} {{ {} timeout {timeout} : {} }}", map.name, key(parts), key(data))
             }
             Self::VerdictMap { key: parts, map } => write!(f, "{} vmap @{}", key(parts), map.name),
             Self::Dnat { key: parts, map } => write!(f, "dnat {family} to {} map @{}", key(parts), map.name),
@@ -137,6 +138,7 @@ impl Selector {
     fn text(self, family: Family) -> String {
         match self {
             Self::SourceAddress => format!("{family} saddr"),
+            Self::SourceNetwork(bits) => format!("{family} saddr & {}", mask(family, bits)),
             Self::DestinationAddress => format!("{family} daddr"),
             Self::Protocol => "meta l4proto".to_owned(),
             Self::DestinationPort => "th dport".to_owned(),
@@ -159,6 +161,7 @@ impl Display for Family {
 impl Display for Verdict {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Accept => f.write_str("accept"),
             Self::Drop => f.write_str("drop"),
             Self::Goto(chain) => write!(f, "goto {chain}"),
             Self::Jump(chain) => write!(f, "jump {chain}"),
@@ -178,6 +181,17 @@ impl Display for Fields<'_> {
             rest = after;
             field.print(bytes, f)
         })
+    }
+}
+
+/// A number of seconds, as days, hours, minutes and seconds.
+struct Seconds(u32);
+
+impl Display for Seconds {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self(all) = *self;
+        let units = [(all / 86_400, "d"), (all / 3_600 % 24, "h"), (all / 60 % 60, "m"), (all % 60, "s")];
+        units.iter().filter(|(number, _)| *number > 0).try_for_each(|(number, unit)| write!(f, "{number}{unit}"))
     }
 }
 
@@ -245,9 +259,13 @@ fn set_body(set: &Set, family: Family) -> impl Display + '_ {
         Some(DataType::Value(fields)) if key.starts_with("typeof") => format!(" : {}", examples(fields)),
         Some(DataType::Value(fields)) => format!(" : {}", types(fields).unwrap_or_default()),
     };
+    let kind = match set.kind {
+        SetKind::Exact => String::new(),
+        SetKind::Dynamic { size } => format!(" size {size} ; flags dynamic,timeout ;"),
+    };
     let comment =
         set.comment.as_ref().map(|comment| format!(" comment \"{}\" ;", comment.as_str())).unwrap_or_default();
-    format!("{key}{data} ;{comment}")
+    format!("{key}{data} ;{kind}{comment}")
 }
 
 fn chain_body(chain: &Chain) -> String {
@@ -299,5 +317,14 @@ struct Printed<F>(F);
 impl<F: Fn(&mut Formatter<'_>) -> fmt::Result> Display for Printed<F> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         (self.0)(f)
+    }
+}
+
+/// An address whose first so many bits are ones.
+fn mask(family: Family, bits: NonZeroU8) -> IpAddr {
+    let shift = |width: u32| width.saturating_sub(u32::from(bits.get()));
+    match family {
+        Family::Ip => IpAddr::V4(Ipv4Addr::from_bits(u32::MAX.checked_shl(shift(32)).unwrap_or_default())),
+        Family::Ip6 => IpAddr::V6(Ipv6Addr::from_bits(u128::MAX.checked_shl(shift(128)).unwrap_or_default())),
     }
 }

@@ -179,7 +179,7 @@ fn difference(wanted: &[&Element], found: &[Element]) -> (Vec<Element>, Vec<Elem
             deletes.push(named(other));
         }
         match found.next_if(|other| other.key == element.key) {
-            Some(other) if is_same(other, element) => {}
+            Some(same) if same.data == element.data => {}
             Some(other) => {
                 deletes.push(named(other));
                 adds.push(element.clone());
@@ -191,22 +191,7 @@ fn difference(wanted: &[&Element], found: &[Element]) -> (Vec<Element>, Vec<Elem
     (deletes, adds)
 }
 
-/// Whether elements with the same key are the same but for their comments.
-fn is_same(one: &Element, other: &Element) -> bool {
-    // Where there is no data, a single key is a range that ends where it starts.
-    let end = |element: &Element| match element.data {
-        Data::None => Some(element.key),
-        Data::Until(end) => Some(end),
-        Data::Verdict(_) | Data::Value(_) => None,
-    };
-    one.data == other.data || end(one).is_some_and(|one| end(other) == Some(one))
-}
-
 /// An element as it is named to delete it.
 fn named(element: &Element) -> Element {
-    let data = match element.data {
-        Data::Until(_) => element.data.clone(),
-        Data::None | Data::Verdict(_) | Data::Value(_) => Data::None,
-    };
-    Element { key: element.key, data, comment: None }
+    Element { key: element.key, data: Data::None, comment: None }
 }

@@ -3,7 +3,7 @@
 //! A statement corresponds to one of `nft`'s. The `netlink` crate turns each into the kernel's expressions, the packet tracer
 //! of `compiler` executes them.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU8, NonZeroU32};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -13,6 +13,8 @@ use crate::{Name, Set};
 /// What happens to a packet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {
+    /// No other rule of this hook's chain is asked.
+    Accept,
     /// It is dropped.
     Drop,
     /// It goes on in another chain and does not come back.
@@ -26,6 +28,8 @@ pub enum Verdict {
 pub enum Selector {
     /// `ip saddr`.
     SourceAddress,
+    /// `ip saddr & MASK`: so many of the first bits of `ip saddr`, and zeros.
+    SourceNetwork(NonZeroU8),
     /// `ip daddr`.
     DestinationAddress,
     /// `meta l4proto`.
@@ -75,16 +79,9 @@ pub enum Statement {
         /// The set.
         set: Arc<Set>,
     },
-    /// Goes on if the key is not in the set.
-    NotInSet {
-        /// What makes up the key.
-        key: Vec<Selector>,
-        /// The set.
-        set: Arc<Set>,
-    },
     /// Adds the key and what it maps to, to be forgotten after the timeout, or, if the key is there already, has the time start
-    /// over: `update @MAP { KEY timeout 1h : DATA }`. `nft` prints this, but reads it only where it knows types for the
-    /// selectors.
+    /// over: `update @MAP { KEY timeout 1h : DATA }`. What it maps to stays then. Ends the rule if there is no room for the key.
+    /// `nft` prints this, but reads it only where it knows types for the selectors.
     Update {
         /// What makes up the key.
         key: Vec<Selector>,
@@ -146,7 +143,8 @@ impl Interface {
     /// # Errors
     /// No name can start like that, as for [`Interface::named`].
     pub fn prefixed(prefix: &str) -> Result<Self, InterfaceError> {
-        Self::new(prefix, true)
+        // One that is as long as names can be is a name, and `nft` reads no `*` after it.
+        Self::new(prefix, prefix.len() < Self::MAX)
     }
 
     /// The name, or the start of the names.

@@ -27,17 +27,16 @@ fn affinity(size: u32) -> Arc<Set> {
     set("affinity", &[Field::Address], Some(DataType::Value(vec![Field::Address])), kind)
 }
 
-fn ranges() -> Arc<Set> {
-    set("ranges", &[Field::Port, Field::Address], None, SetKind::Ranges)
+fn plain() -> Arc<Set> {
+    set("plain", &[Field::Address], None, SetKind::Exact)
 }
 
 fn address(last: u8) -> Words {
     Words::build().address([10, 0, 0, last].into()).finish()
 }
 
-fn range(start: u8, end: u8) -> Element {
-    let key = |last| Words::build().port(80).address([10, 0, 0, last].into()).finish();
-    Element { key: key(start), data: Data::Until(key(end)), comment: None }
+fn element(last: u8) -> Element {
+    Element { key: address(last), data: Data::None, comment: None }
 }
 
 fn chain(text: &str, hook: Option<Hook>) -> Op {
@@ -50,16 +49,13 @@ fn rule(text: &str, verdict: Verdict) -> Op {
     Op::AddRule(Rule { chain: name(text), statements: vec![Statement::Verdict(verdict)], comment: None })
 }
 
-/// A table made from nothing: a base chain with `rules`, a set of ranges, and a map that rules fill.
-fn full(hook: Hook, rules: usize, ends: &[(u8, u8)], affinity_size: u32) -> Transaction {
+/// A table made from nothing: a base chain with `rules`, a plain set, and a map that rules fill.
+fn full(hook: Hook, rules: usize, plain_elements: &[u8], affinity_size: u32) -> Transaction {
     let table = Op::AddTable(Table { comment: None });
     let mut ops = vec![table.clone(), Op::DeleteTable, table, chain("base", Some(hook)), chain("next", None)];
-    ops.extend([Op::AddSet(ranges()), Op::AddSet(affinity(affinity_size))]);
+    ops.extend([Op::AddSet(plain()), Op::AddSet(affinity(affinity_size))]);
     ops.extend(vec![rule("base", Verdict::Jump(name("next"))); rules]);
-    ops.push(Op::AddElements {
-        set: ranges(),
-        elements: ends.iter().map(|(start, end)| range(*start, *end)).collect(),
-    });
+    ops.push(Op::AddElements { set: plain(), elements: plain_elements.iter().copied().map(element).collect() });
     transaction(ops)
 }
 
@@ -85,10 +81,10 @@ fn clients(kernel: &Fake) -> usize {
 
 #[test]
 fn what_rules_put_into_a_set_stays() {
-    let wanted = full(HOOK, 1, &[(1, 5)], 100);
+    let wanted = full(HOOK, 1, &[1, 5], 100);
     let mut kernel = kernel(&wanted);
     assert!(reconciled(&mut kernel, wanted).transaction.is_empty());
-    assert!(!reconciled(&mut kernel, full(HOOK, 0, &[(2, 5), (7, 7)], 100)).transaction.is_empty());
+    assert!(!reconciled(&mut kernel, full(HOOK, 0, &[2, 5], 100)).transaction.is_empty());
     assert_eq!(clients(&kernel), 1);
 }
 
@@ -106,24 +102,6 @@ fn what_cannot_be_changed_in_place_replaces_the_table() {
         assert!(reconciliation.replaces());
         assert_eq!(clients(&kernel), 0);
     }
-}
-
-#[test]
-fn ranges_are_deleted_with_their_ends() {
-    let mut kernel = kernel(&full(HOOK, 1, &[(1, 5), (7, 7)], 100));
-    let changed = reconciled(&mut kernel, full(HOOK, 1, &[(1, 4), (5, 7)], 100)).transaction;
-    let [Op::DeleteElements { elements: gone, .. }, Op::AddElements { elements: come, .. }] = changed.ops.as_slice()
-    else {
-        panic!("{changed}");
-    };
-    assert_eq!(gone.as_slice(), [range(1, 5), range(7, 7)]);
-    assert_eq!(come.as_slice(), [range(1, 4), range(5, 7)]);
-    // A single key may be written either way.
-    let mut single = full(HOOK, 1, &[(1, 4)], 100);
-    let alone = Element { key: range(9, 9).key, data: Data::None, comment: None };
-    single.ops.push(Op::AddElements { set: ranges(), elements: vec![alone] });
-    reconciled(&mut kernel, single);
-    assert!(reconciled(&mut kernel, full(HOOK, 1, &[(1, 4), (9, 9)], 100)).transaction.is_empty());
 }
 
 #[test]

@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot set up its world has failed")]
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU8, NonZeroU32};
 use std::sync::Arc;
 
 use ruleset::{
     Chain, ChainKind, Comment, CommitError, Comparison, Data, DataType, Element, Fake, Family, Field, Hook, HookPoint,
-    Kernel, Name, Op, Rule, Selector, Set, SetKind, Statement, Table, Transaction, Verdict, Words,
+    Interface, Kernel, Name, Op, Rule, Selector, Set, SetKind, Statement, Table, Transaction, Verdict, Words,
 };
 
 fn name(text: &str) -> Name {
@@ -25,6 +25,12 @@ fn frontends() -> Arc<Set> {
 fn endpoints() -> Arc<Set> {
     let key = vec![Field::Address, Field::Protocol, Field::Port, Field::Index];
     set("endpoints", key, Some(DataType::Value(vec![Field::Address, Field::Port])))
+}
+
+fn choices() -> Arc<Set> {
+    let set = set("choices", vec![Field::Address], Some(DataType::Value(vec![Field::Address, Field::Port])));
+    let size = NonZeroU32::new(1000).unwrap();
+    Arc::new(Set { kind: SetKind::Dynamic { size }, comment: Some(Comment::new("x")), ..Set::clone(&set) })
 }
 
 fn frontend(address: &str, port: u16) -> Words {
@@ -66,6 +72,10 @@ fn operations_print_as_nft_reads_them() {
             Op::AddSet(endpoints()),
             "add map ip t endpoints { typeof ip daddr . meta l4proto . th dport . numgen random mod 2 : ip daddr . th dport ; }",
         ),
+        (
+            Op::AddSet(choices()),
+            r#"add map ip t choices { type ipv4_addr : ipv4_addr . inet_service ; size 1000 ; flags dynamic,timeout ; comment "x" ; }"#,
+        ),
         (Op::FlushSet(set("s", vec![Field::Address], None)), "flush set ip t s"),
         (
             Op::AddElements { set: frontends(), elements: vec![to_chain(frontend("10.0.0.1", 80), "c")] },
@@ -89,6 +99,12 @@ fn statements_print_as_nft_reads_them() {
     let key = || vec![Selector::DestinationAddress, Selector::Protocol, Selector::DestinationPort];
     let random = Selector::Random(NonZeroU32::new(7).unwrap());
     let prefix = |text: &str| text.parse().unwrap();
+    let update = |timeout| Statement::Update {
+        key: vec![Selector::OriginalDestinationAddress],
+        data: vec![Selector::DestinationAddress, Selector::OriginalDestinationPort],
+        map: choices(),
+        timeout: NonZeroU32::new(timeout).unwrap(),
+    };
     let cases = [
         (
             Statement::Prefix {
@@ -106,6 +122,22 @@ fn statements_print_as_nft_reads_them() {
             },
             "ip daddr 10.0.0.1",
         ),
+        (
+            Statement::InputInterface { comparison: Comparison::Is, interface: Interface::named("cni0").unwrap() },
+            r#"iifname "cni0""#,
+        ),
+        (
+            Statement::InputInterface {
+                comparison: Comparison::IsNot,
+                interface: Interface::prefixed("veth").unwrap(),
+            },
+            r#"iifname != "veth*""#,
+        ),
+        (update(10_800), "update @choices { ct original ip daddr timeout 3h : ip daddr . ct original proto-dst }"),
+        (
+            update(93_784),
+            "update @choices { ct original ip daddr timeout 1d2h3m4s : ip daddr . ct original proto-dst }",
+        ),
         (Statement::IsLocal(Selector::SourceAddress), "fib saddr type local"),
         (Statement::NewConnection, "ct state new"),
         (Statement::Translated, "ct status dnat"),
@@ -118,9 +150,31 @@ fn statements_print_as_nft_reads_them() {
         ),
         (Statement::Masquerade, "masquerade fully-random"),
         (Statement::Verdict(Verdict::Jump(name("c"))), "jump c"),
+        (Statement::Verdict(Verdict::Accept), "accept"),
     ];
     for (statement, expected) in cases {
         assert_eq!(statement.display(Family::Ip).to_string(), expected);
+    }
+}
+
+#[test]
+fn networks_of_sources_print_as_nft_reads_them() {
+    let cases = [
+        (Family::Ip, 1, "ip saddr & 128.0.0.0"),
+        (Family::Ip, 24, "ip saddr & 255.255.255.0"),
+        (Family::Ip, 25, "ip saddr & 255.255.255.128"),
+        (Family::Ip, 32, "ip saddr & 255.255.255.255"),
+        (Family::Ip6, 1, "ip6 saddr & 8000::"),
+        (Family::Ip6, 25, "ip6 saddr & ffff:ff80::"),
+        (Family::Ip6, 64, "ip6 saddr & ffff:ffff:ffff:ffff::"),
+        (Family::Ip6, 128, "ip6 saddr & ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+    ];
+    for (family, bits, expected) in cases {
+        let network = Selector::SourceNetwork(NonZeroU8::new(bits).unwrap());
+        let key = vec![Selector::DestinationAddress, Selector::Protocol, Selector::DestinationPort, network];
+        let statement = Statement::InSet { key, set: set("sources", vec![], None) };
+        let expected = format!("{family} daddr . meta l4proto . th dport . {expected} @sources");
+        assert_eq!(statement.display(family).to_string(), expected);
     }
 }
 
@@ -134,6 +188,16 @@ fn names_and_comments_fit_into_the_kernel() {
     let wide = Comment::new(&"é".repeat(100));
     assert_eq!(wide.as_str(), "é".repeat(64), "cut between characters");
     assert_eq!(Comment::new("line\n\"quoted\"").as_str(), "linequoted");
+}
+
+#[test]
+fn names_of_interfaces_fit_into_the_kernel() {
+    for bad in ["", &"n".repeat(16), "a b", "a/b", "a:b", "a*", "a\"", "a\\", "é"] {
+        assert!(Interface::named(bad).is_err() && Interface::prefixed(bad).is_err(), "{bad}");
+    }
+    let longest = "n".repeat(15);
+    assert_eq!(Interface::prefixed(&longest), Interface::named(&longest), "nothing longer can start like that");
+    assert!(Interface::prefixed(&longest[1..]).is_ok_and(|interface| interface.is_prefix()));
 }
 
 /// A table with a chain, a base chain, and both maps.

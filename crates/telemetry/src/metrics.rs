@@ -19,6 +19,7 @@ pub struct Metrics {
     syncs: Syncs,
     changes: Changes,
     kernel: Kernel,
+    conntrack: Conntrack,
     healthz: IntCounterVec,
     livez: IntCounterVec,
     object_problems: IntCounterVec,
@@ -53,6 +54,13 @@ struct Kernel {
     cleanup_failures: IntCounterVec,
 }
 
+#[derive(Debug)]
+struct Conntrack {
+    duration: HistogramVec,
+    deleted: IntCounterVec,
+    failures: IntCounterVec,
+}
+
 /// How much a sync looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncKind {
@@ -79,6 +87,7 @@ impl Metrics {
             syncs: Syncs::new(&register)?,
             changes: Changes::new(&register)?,
             kernel: Kernel::new(&register)?,
+            conntrack: Conntrack::new(&register)?,
             healthz: register.counters(
                 "kubeproxy_proxy_healthz_total",
                 "[ALPHA] Answers of /healthz by HTTP status code",
@@ -159,6 +168,17 @@ impl Metrics {
     pub fn committed(&self, family: Family, operations: usize, elapsed: Duration) {
         self.kernel.commit_duration.with_label_values(&[family.label()]).observe(elapsed.as_secs_f64());
         self.kernel.operations.with_label_values(&[family.label()]).inc_by(operations as u64);
+    }
+
+    /// Connections were compared with the endpoints they may have, which took `elapsed`, and so many were deleted.
+    pub fn connections_reconciled(&self, family: Family, elapsed: Duration, deleted: u64) {
+        self.conntrack.duration.with_label_values(&[family.label()]).observe(elapsed.as_secs_f64());
+        self.conntrack.deleted.with_label_values(&[family.label()]).inc_by(deleted);
+    }
+
+    /// Connections could not be listed to the end, or not all be deleted that should.
+    pub fn connections_not_reconciled(&self, family: Family) {
+        self.conntrack.failures.with_label_values(&[family.label()]).inc();
     }
 
     /// So many frontends are claimed by more than one Service now.
@@ -288,6 +308,28 @@ impl Kernel {
             cleanup_failures: register.counters(
                 "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total",
                 "[ALPHA] Removals of unneeded objects that the kernel refused",
+                FAMILY,
+            )?,
+        })
+    }
+}
+
+impl Conntrack {
+    fn new(register: &Register<'_>) -> Result<Self, MetricsError> {
+        Ok(Self {
+            duration: register.histograms(
+                "kubeproxy_conntrack_reconciler_sync_duration_seconds",
+                "[ALPHA] How long it took to find and delete connections to endpoints that do not serve, in seconds",
+                register::sync_buckets()?,
+            )?,
+            deleted: register.counters(
+                "kubeproxy_conntrack_reconciler_deleted_entries_total",
+                "[ALPHA] Connections deleted because their endpoint does not serve any more",
+                FAMILY,
+            )?,
+            failures: register.counters(
+                "slipstream_conntrack_reconciler_failures_total",
+                "Times that connections could not be listed to the end, or not all be deleted that should; each is tried again",
                 FAMILY,
             )?,
         })

@@ -19,6 +19,9 @@ fn exercised() -> Metrics {
     metrics.cleanup_failed(Family::V6);
     metrics.programmed(Family::V4, Duration::from_millis(700));
     metrics.frontends_in_conflict(Family::V4, 2);
+    metrics.connections_reconciled(Family::V4, Duration::from_millis(5), 3);
+    metrics.connections_reconciled(Family::V4, Duration::from_millis(1), 0);
+    metrics.connections_not_reconciled(Family::V6);
     metrics.foreign_edit(Family::V6);
     metrics.object_problem("Service");
     metrics.watch_failed("endpointslices");
@@ -65,7 +68,7 @@ fn the_interface_is_the_one_checked_in() {
 fn help_of_kube_proxys_metrics_tells_their_stability() {
     let text = exercised().render();
     let helps: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# HELP kubeproxy_")).collect();
-    assert_eq!(helps.len(), 14);
+    assert_eq!(helps.len(), 16);
     assert!(helps.iter().all(|help| help.contains(" [ALPHA] ")), "{helps:#?}");
 }
 
@@ -88,6 +91,10 @@ fn events_are_counted_where_they_belong() {
         "kubeproxy_sync_proxy_rules_endpoint_changes_pending 0",
         "kubeproxy_proxy_healthz_total{code=\"503\"} 1",
         "kubeproxy_proxy_livez_total{code=\"200\"} 1",
+        "kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family=\"IPv4\"} 2",
+        "kubeproxy_conntrack_reconciler_sync_duration_seconds_sum{ip_family=\"IPv4\"} 0.006",
+        "kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family=\"IPv4\"} 3",
+        "slipstream_conntrack_reconciler_failures_total{ip_family=\"IPv6\"} 1",
         "slipstream_kernel_commit_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.0005\"} 1",
         "slipstream_transaction_operations_total{ip_family=\"IPv4\"} 12",
         "slipstream_frontends_in_conflict{ip_family=\"IPv4\"} 2",

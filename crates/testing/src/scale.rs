@@ -5,6 +5,7 @@
 //! [`LOCAL_NODE`].
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
 
 use model::{
     Endpoint, EndpointSlice, Family, Hints, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
@@ -33,6 +34,7 @@ const CREATED: i64 = 1_767_225_600;
 pub struct Scale {
     services: u32,
     endpoints: u32,
+    mixed: bool,
 }
 
 impl Scale {
@@ -47,7 +49,19 @@ impl Scale {
             total.is_some_and(|n| n <= MAX_ENDPOINTS),
             "10.128.0.0/9 has no room for {services}×{endpoints} endpoints"
         );
-        Self { services, endpoints }
+        Self { services, endpoints, mixed: false }
+    }
+
+    /// The same with session affinity for every tenth Service, and a load balancer with source ranges for every twentieth.
+    #[must_use]
+    pub const fn mixed(self) -> Self {
+        Self { mixed: true, ..self }
+    }
+
+    /// The first so many Services of it.
+    #[must_use]
+    pub const fn first(self, services: u32) -> Self {
+        Self { services, ..self }
     }
 
     /// Everything a source would send: both lists, complete.
@@ -67,16 +81,21 @@ impl Scale {
 
     /// Service `i`.
     pub fn service(self, i: u32) -> Service {
+        let is_balancer = self.mixed && i % 20 == 7;
+        let range = |prefix: &str| prefix.parse().expect("a constant prefix");
         Service {
             name: ServiceName::new("scale", name(i)),
             created: CREATED,
             cluster_ips: PerFamily { v4: Some(cluster_ip(i).into()), v6: None },
             external_ips: Vec::new(),
-            load_balancer_ips: Vec::new(),
+            load_balancer_ips: is_balancer
+                .then(|| offset(Ipv4Addr::new(172, 20, 0, 0), i).into())
+                .into_iter()
+                .collect(),
             internal_policy: TrafficPolicy::Cluster,
             external_policy: TrafficPolicy::Cluster,
-            affinity: None,
-            source_ranges: Vec::new(),
+            affinity: NonZeroU32::new(10_800).filter(|_| self.mixed && i % 10 == 3),
+            source_ranges: if is_balancer { vec![range("192.0.2.0/24"), range("203.0.113.64/26")] } else { Vec::new() },
             ports: vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: PORT, node_port: None }],
         }
     }

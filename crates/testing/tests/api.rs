@@ -125,6 +125,18 @@ fn a_watch_tells_what_came_changed_and_went() {
 }
 
 #[test]
+fn a_watch_of_one_node_sees_no_other() {
+    let api = FakeApi::start().unwrap();
+    api.put(node("one", &[], &[]));
+    let mut watch = get(&api, "/api/v1/nodes?watch=1&resourceVersion=0&fieldSelector=metadata.name%3Dtwo");
+    api.put(node("two", &[], &[]));
+    assert_eq!(watch.event(), event("ADDED", "two", 2));
+    api.put(node("one", &["10.1.0.0/24"], &[]));
+    api.delete(Resource::Nodes, "", "two");
+    assert_eq!(watch.event(), event("DELETED", "two", 4));
+}
+
+#[test]
 fn a_watch_from_nowhere_begins_with_what_there_is() {
     let api = FakeApi::start().unwrap();
     api.put(service("default", "a"));
@@ -238,13 +250,16 @@ fn requests_fail_are_forbidden_or_slow_on_demand_and_all_are_recorded() {
     assert_eq!((answer.status, &answer.json()["reason"]), (403, &json!("Forbidden")));
     assert_eq!(get(&api, SERVICES).status, 200);
     api.allow(Resource::Nodes);
+    api.unserve(Resource::ServiceCidrs);
+    let answer = get(&api, "/apis/networking.k8s.io/v1/servicecidrs?limit=500");
+    assert_eq!((answer.status, &answer.json()["reason"]), (404, &json!("NotFound")));
     api.slow_lists(Duration::from_millis(100));
     let started = Instant::now();
     assert_eq!(get(&api, "/api/v1/nodes?limit=5&labelSelector=%21a").status, 200);
     assert!(started.elapsed() >= Duration::from_millis(100));
 
     let requests = api.requests();
-    assert_eq!(requests.len(), 5);
+    assert_eq!(requests.len(), 6);
     assert!(requests.is_sorted_by_key(|request| request.time));
     let last = requests.last().unwrap();
     let query = BTreeMap::from([("limit", "5"), ("labelSelector", "!a")].map(|(k, v)| (k.to_owned(), v.to_owned())));

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use e2e::Expected::{self, Refused};
-use e2e::{Destination, Proxy, Settings, Source, answers};
+use e2e::{Destination, Pods, Proxy, Settings, Source, answers};
 use model::Family;
 use nix::sys::signal::Signal;
 use testing::netns::Cluster;
@@ -25,7 +25,7 @@ fn world(policy: &str) -> World {
 }
 
 impl World {
-    fn configure(&mut self, settings: Settings) {
+    pub(crate) fn configure(&mut self, settings: Settings) {
         self.proxy.stop(Signal::SIGTERM).unwrap();
         self.proxy.run(&settings).unwrap();
     }
@@ -88,7 +88,8 @@ fn who_is_masqueraded() {
         (true, false, [Node, Node, Node], local()),
     ];
     for (masquerade_all, knows_pods, [pod, node, outside], pod_to_node_port) in cases {
-        world.configure(Settings { masquerade_all, knows_pods, ..Settings::default() });
+        let pods = if knows_pods { Pods::ClusterCidr } else { Pods::Untold };
+        world.configure(Settings { masquerade_all, pods, ..Settings::default() });
         let name = format!("masqueradeAll {masquerade_all}, pods known {knows_pods}");
         for family in Family::ALL {
             let [(_, cluster_ip), _, _, (_, node_port)] = ways(family, 1);

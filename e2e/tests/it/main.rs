@@ -4,13 +4,21 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod adoption;
+mod affinity;
 mod bad_input;
 mod changes;
 mod configuration;
 mod frontends;
+mod local_traffic;
+mod masquerade;
 mod monitor;
+mod node_ports;
 mod policies;
 mod repair;
 mod restarts;
+mod soak;
+mod source_ranges;
 mod takeover;
+mod topology;
+mod udp;
 mod world;

@@ -1,11 +1,13 @@
 //! Any history of changes, synced step by step, leads to the same table as compiling its end from scratch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
 
-use compiler::{Compiler, NodePorts, Options};
-use model::{Family, Protocol, ServiceName, TrafficPolicy, Update};
+use compiler::{Compiler, Fate, NodePorts, Options, Packet};
+use model::{Family, Protocol, ServiceCidr, ServiceName, TrafficPolicy, Update};
 use proptest::prelude::*;
-use ruleset::{Data, FakeTable, Field, Kernel};
+use ruleset::{Data, Element, FakeTable, Field, Kernel, Op, Transaction};
 
 use crate::world::{NODE, OUTSIDE, POD, World, ip, options, port, service, slice, tcp};
 
@@ -30,7 +32,12 @@ const ENDPOINTS: [&str; 12] = [
 ];
 const FLAGS: [&str; 6] = ["", "l", "t", "lt", "-", "d"];
 
-/// One change to one of a few Services.
+/// Of Services with affinity.
+const TIMEOUTS: [Option<u32>; 3] = [None, Some(60), Some(10_800)];
+const RANGES: [&str; 4] = ["203.0.113.0/24", "203.0.113.0/25", "10.0.0.0/8", "192.168.0.0/24"];
+const SERVICE_CIDRS: [&str; 3] = ["172.30.0.0/16", "172.30.0.0/24", "5.6.7.0/24"];
+
+/// One change to one of a few Services, or to the cluster.
 pub(crate) fn change() -> impl Strategy<Value = Update> {
     let index = 0..SERVICES.len();
     prop_oneof![
@@ -42,52 +49,108 @@ pub(crate) fn change() -> impl Strategy<Value = Update> {
             }),
         1 => index.clone().prop_map(|i| Update::ServiceGone(ServiceName::new("ns", SERVICES[i]))),
         1 => index.prop_map(|i| Update::SliceGone(ServiceName::new("ns", format!("{}-slice", SERVICES[i])))),
+        1 => (0..2u8, prop::sample::subsequence(SERVICE_CIDRS.to_vec(), 0..=2)).prop_map(|(name, prefixes)| {
+            let prefixes = prefixes.into_iter().map(|prefix| prefix.parse().unwrap()).collect();
+            Update::ServiceCidr(ServiceCidr { name: name.to_string().into(), prefixes })
+        }),
+        1 => (0..2u8).prop_map(|name| Update::ServiceCidrGone(name.to_string().into())),
     ]
 }
+
+/// Index, age, policies, NodePort, shared external IPs, whether there is a second port.
+type Plain = (usize, i64, TrafficPolicy, TrafficPolicy, Option<u16>, Vec<&'static str>, bool);
+/// Shared load balancer addresses, index of the affinity's timeout, source ranges.
+type More = (Vec<&'static str>, usize, Vec<&'static str>);
 
 fn service_change() -> impl Strategy<Value = Update> {
     let policy = || prop_oneof![3 => Just(TrafficPolicy::Cluster), 2 => Just(TrafficPolicy::Local)];
     let node_port = prop::option::of(3000..3003u16);
-    let shared = prop::sample::subsequence(SHARED.to_vec(), 0..=SHARED.len());
-    (0..SERVICES.len(), 0..3i64, policy(), policy(), node_port, shared, any::<bool>()).prop_map(
-        |(index, created, internal, external, node_port, shared, two_ports)| {
-            let mut service = service(SERVICES[index], CLUSTER_IPS[index]);
-            service.created = created;
-            service.internal_policy = internal;
-            service.external_policy = external;
-            service.ports[0].node_port = node_port.map(port);
-            service.external_ips = shared.into_iter().map(ip).collect();
-            if two_ports {
-                service.ports.push(tcp("other", 81));
-            }
-            Update::Service(service)
-        },
-    )
+    let shared = || prop::sample::subsequence(SHARED.to_vec(), 0..=SHARED.len());
+    let plain = (0..SERVICES.len(), 0..3i64, policy(), policy(), node_port, shared(), any::<bool>());
+    let more = (shared(), 0..TIMEOUTS.len(), prop::sample::subsequence(RANGES.to_vec(), 0..=2));
+    let service = |(plain, more): (Plain, More)| {
+        let (index, created, internal, external, node_port, shared, two_ports) = plain;
+        let (balancers, timeout, ranges) = more;
+        let mut service = service(SERVICES[index], CLUSTER_IPS[index]);
+        service.created = created;
+        service.internal_policy = internal;
+        service.external_policy = external;
+        service.ports[0].node_port = node_port.map(port);
+        service.external_ips = shared.into_iter().map(ip).collect();
+        service.load_balancer_ips = balancers.into_iter().map(ip).collect();
+        service.affinity = TIMEOUTS[timeout].and_then(NonZeroU32::new);
+        service.source_ranges = ranges.into_iter().map(|range| range.parse().unwrap()).collect();
+        if two_ports {
+            service.ports.push(tcp("other", 81));
+        }
+        Update::Service(service)
+    };
+    (plain, more).prop_map(service)
+}
+
+/// Every client's packet to every frontend.
+fn packets() -> impl Iterator<Item = Packet> {
+    let destinations = CLUSTER_IPS.into_iter().chain(SHARED).chain([NODE[0], NODE[1]]);
+    destinations.flat_map(|destination| {
+        [POD, OUTSIDE, NODE[0], ENDPOINTS[0]].into_iter().flat_map(move |source| {
+            let packet =
+                move |port| Packet { source: ip(source), destination: ip(destination), protocol: Protocol::Tcp, port };
+            [80, 81, 3000, 3001, 3002].into_iter().map(packet)
+        })
+    })
 }
 
 /// What every client sees of every frontend.
-fn behaviour(world: &World) -> BTreeMap<(&'static str, &'static str, u16), String> {
-    let destinations = CLUSTER_IPS.into_iter().chain(SHARED).chain([NODE[0], NODE[1]]);
-    let mut seen = BTreeMap::new();
-    for destination in destinations {
-        for source in [POD, OUTSIDE, NODE[0], ENDPOINTS[0]] {
-            for port in [80, 81, 3000, 3001, 3002] {
-                let fate = world.trace(source, destination, Protocol::Tcp, port);
-                seen.insert((source, destination, port), fate);
-            }
-        }
-    }
-    seen
+fn behaviour(world: &World) -> BTreeMap<Packet, BTreeSet<Fate>> {
+    packets().map(|packet| (packet, world.tracer(|tracer| tracer.trace(packet)))).collect()
 }
 
-/// All elements but for what depends on history: the order of endpoints, and which numbers of endpoints are common.
+/// Where a packet arrived, if it did.
+fn endpoint(fate: Fate) -> Option<SocketAddr> {
+    match fate {
+        Fate::Delivered { to, .. } => Some(to),
+        Fate::Rejected | Fate::Dropped => None,
+    }
+}
+
+/// Has the kernel note where it sent some of the clients.
+fn remember(world: &mut World) {
+    let notes: BTreeMap<_, _> = packets()
+        .step_by(7)
+        .filter_map(|packet| world.tracer(|tracer| tracer.notes(packet)).pop_last())
+        .map(|(key, endpoint, _)| (key, Element { key, data: Data::Value(endpoint), comment: None }))
+        .collect();
+    let Some(choices) = world.table().sets().get("affinity") else { return };
+    let new = notes.into_values().filter(|note| !choices.elements.contains_key(&note.key));
+    let add = Op::AddElements { set: choices.set.clone(), elements: new.collect() };
+    world.commit(&Transaction { ops: vec![add], ..world.transaction() });
+}
+
+/// Deletes what the kernel noted and is not true any more.
+fn forget(world: &mut World) {
+    if world.compiler.stale_choices().is_some() {
+        let choices: Vec<_> = world.table().sets()["affinity"].elements.values().cloned().collect();
+        let forget = world.compiler.forget(&choices);
+        world.commit(&forget);
+        world.compiler.forgotten();
+    }
+}
+
+/// All elements but for what depends on history: the order of endpoints, which numbers of endpoints are common, and what the
+/// kernel remembers of clients.
 fn skeleton(table: &FakeTable) -> Vec<String> {
     let mut lines = Vec::new();
     for set in table.sets().values() {
+        if set.set.name.as_str() == "affinity" || set.set.name.as_str().starts_with("affinity-gone-") {
+            continue;
+        }
         let numbered = set.set.key.contains(&Field::Index);
         for element in set.elements.values() {
             let shown = match (set.set.name.as_str().strip_prefix("service-ips-"), &element.data) {
-                (Some(count), _) => format!("service-ips {:?} goto lb-{count}", element.key),
+                (Some(count), _) => match count.strip_prefix("affinity-") {
+                    Some(count) => format!("service-ips {:?} goto affinity-lb-{count}", element.key),
+                    None => format!("service-ips {:?} goto lb-{count}", element.key),
+                },
                 (None, Data::Verdict(verdict)) => format!("{} {:?} {verdict}", set.set.name, element.key),
                 (None, _) if numbered => format!("{} {:?}", set.set.name, element.key),
                 (None, data) => format!("{} {:?} {data:?}", set.set.name, element.key),
@@ -109,7 +172,7 @@ fn from_scratch(world: World, options: Options) -> World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
 
     #[test]
     fn history_does_not_matter(steps in prop::collection::vec(prop::collection::vec(change(), 1..4), 1..20), any_node_port: bool) {
@@ -129,8 +192,44 @@ proptest! {
         world.commit(&swept);
         let (found, table) = (behaviour(&world), skeleton(world.table()));
         let fresh = from_scratch(world, options);
-        prop_assert_eq!(found, behaviour(&fresh));
+        for (packet, right) in behaviour(&fresh) {
+            prop_assert_eq!(&found[&packet], &right, "{:?}", packet);
+        }
         prop_assert_eq!(table, skeleton(fresh.table()));
+    }
+
+    /// Whatever the kernel remembers of clients: nobody reaches an endpoint that does not serve the frontend, from the commit on;
+    /// and once the kernel was told to forget, nobody one that a client without history would not reach.
+    #[test]
+    fn affinity_leads_nobody_astray(steps in prop::collection::vec(prop::collection::vec(change(), 1..4), 1..12)) {
+        let mut world = World::new(options(Family::V4));
+        for (n, step) in steps.into_iter().enumerate() {
+            remember(&mut world);
+            world.apply(step);
+            let before = behaviour(&world);
+            forget(&mut world);
+            let after = behaviour(&world);
+            if n % 2 == 0 {
+                let swept = world.compiler.sweep();
+                world.commit(&swept);
+            }
+            let mut other = World::new(options(Family::V4));
+            let all = other.compiler.compile_all(&world.state);
+            other.commit(&all);
+            let right = behaviour(&other);
+            let mut endpoints = BTreeSet::new();
+            for (packet, right) in &right {
+                endpoints.extend(right.iter().map(|fate| (packet.destination, packet.port, endpoint(*fate))));
+            }
+            for (packet, right) in &right {
+                let (early, late) = (&before[packet], &after[packet]);
+                let astray = early.iter().find(|fate| {
+                    **fate != Fate::Dropped && !endpoints.contains(&(packet.destination, packet.port, endpoint(**fate)))
+                });
+                prop_assert_eq!(astray, None, "{:?}", packet);
+                prop_assert!(!late.is_empty() && late.is_subset(right), "{:?}: {:?}, not {:?}", packet, late, right);
+            }
+        }
     }
 }
 

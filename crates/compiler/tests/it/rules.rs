@@ -67,10 +67,18 @@ external-local: fib saddr type local ip daddr . meta l4proto . th dport vmap @sh
 external-local: ip daddr . meta l4proto . th dport vmap @local-ips comment "external traffic stays on this node"
 filter-forward: ct state new jump service-endpoints-check
 filter-forward: ct state new jump cluster-ips-check
+filter-forward: ct state new ct status dnat jump affinity-check
 filter-input: ct state new jump nodeport-endpoints-check
 filter-input: ct state new jump service-endpoints-check
+filter-input: ct state new ct status dnat jump affinity-check
 filter-output: ct state new jump service-endpoints-check
 filter-output: ct state new jump cluster-ips-check
+filter-output: ct state new ct status dnat jump affinity-check
+filter-output-pre-dnat: ct state new jump firewall-check
+filter-prerouting-pre-dnat: ct state new jump firewall-check
+firewall-check: ip daddr . meta l4proto . th dport @firewall-ips goto firewall-sources
+firewall-sources: jump source-ranges-check
+firewall-sources: drop
 lb-1: dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints
 masquerading: meta mark & 0x00004000 != 0x00000000 meta mark set meta mark ^ 0x00004000 masquerade fully-random
 masquerading: ct status dnat ip saddr . ip daddr . meta l4proto . th dport @hairpin-connections masquerade fully-random

@@ -60,18 +60,31 @@ impl World {
     }
 
     pub(crate) fn table(&self) -> &FakeTable {
-        let family = match self.compiler.family() {
+        self.kernel.table(self.table_family(), &Name::new("kube-proxy").unwrap()).expect("the table was committed")
+    }
+
+    /// An empty transaction on the table.
+    pub(crate) fn transaction(&self) -> Transaction {
+        Transaction::new(self.table_family(), Name::new("kube-proxy").unwrap())
+    }
+
+    /// Asks a tracer of the table.
+    pub(crate) fn tracer<T>(&self, ask: impl FnOnce(Tracer<'_>) -> T) -> T {
+        let node: Vec<_> = NODE.iter().map(|address| ip(address)).collect();
+        ask(Tracer::new(self.table(), &node))
+    }
+
+    fn table_family(&self) -> ruleset::Family {
+        match self.compiler.family() {
             Family::V4 => ruleset::Family::Ip,
             Family::V6 => ruleset::Family::Ip6,
-        };
-        self.kernel.table(family, &Name::new("kube-proxy").unwrap()).expect("the table was committed")
+        }
     }
 
     /// What becomes of a packet, as text: endpoints in order, ` masq` behind those that see an address of the node.
     pub(crate) fn trace(&self, source: &str, destination: &str, protocol: Protocol, port: u16) -> String {
         let packet = Packet { source: ip(source), destination: ip(destination), protocol, port };
-        let node: Vec<_> = NODE.iter().map(|address| ip(address)).collect();
-        let fates = Tracer::new(self.table(), &node).trace(packet);
+        let fates = self.tracer(|tracer| tracer.trace(packet));
         let texts: Vec<_> = fates.iter().map(text).collect();
         texts.join(", ")
     }

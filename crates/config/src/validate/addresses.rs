@@ -8,8 +8,10 @@ use super::{Check, non_empty, quoted};
 use crate::config::Config;
 use crate::error::ErrorKind;
 use crate::v1alpha1::KubeProxyConfiguration;
-use crate::values::{Hostname, LocalTraffic, NodePortAddresses};
+use crate::values::{Hostname, InterfaceName, LocalTraffic, NodePortAddresses};
 
+const DETECT_LOCAL_MODES: &str =
+    "supported values: \"ClusterCIDR\", \"NodeCIDR\", \"BridgeInterface\", \"InterfaceNamePrefix\", \"\"";
 const CLUSTER_CIDRS: &str = "DetectLocalConfiguration.ClusterCIDRs";
 
 impl Check {
@@ -91,21 +93,40 @@ impl Check {
     }
 
     pub(super) fn local_traffic(&mut self, written: &KubeProxyConfiguration) -> LocalTraffic {
+        let detect = &written.detect_local;
+        let none = LocalTraffic::ClusterCidr(PerFamily::default());
         match non_empty(&written.detect_local_mode) {
             None | Some("ClusterCIDR") => {
-                return LocalTraffic::ClusterCidr(self.cluster_cidrs(non_empty(&written.cluster_cidr)));
+                LocalTraffic::ClusterCidr(self.cluster_cidrs(non_empty(&written.cluster_cidr)))
             }
-            Some(mode @ ("NodeCIDR" | "BridgeInterface" | "InterfaceNamePrefix")) => {
-                self.invalid("DetectLocalMode", quoted(mode), "not supported yet by this version, use ClusterCIDR");
+            Some("NodeCIDR") => LocalTraffic::NodeCidr,
+            Some("BridgeInterface") => self
+                .interface("DetectLocalConfiguration.InterfaceName", &detect.bridge_interface)
+                .map_or(none, LocalTraffic::BridgeInterface),
+            Some("InterfaceNamePrefix") => self
+                .interface("DetectLocalConfiguration.InterfacePrefix", &detect.interface_name_prefix)
+                .map_or(none, LocalTraffic::InterfaceNamePrefix),
+            Some(mode) => {
+                let path = "KubeProxyConfiguration.DetectLocalMode".to_owned();
+                self.add(path, ErrorKind::Unsupported, quoted(mode), DETECT_LOCAL_MODES);
+                none
             }
-            Some(mode) => self.add(
-                "KubeProxyConfiguration.DetectLocalMode".to_owned(),
-                ErrorKind::Unsupported,
-                quoted(mode),
-                "supported values: \"ClusterCIDR\"",
-            ),
         }
-        LocalTraffic::ClusterCidr(PerFamily::default())
+    }
+
+    fn interface(&mut self, path: &str, written: &Option<String>) -> Option<InterfaceName> {
+        let text = written.as_deref().unwrap_or_default();
+        match text.parse() {
+            Ok(name) => Some(name),
+            Err(_) if text.is_empty() => {
+                self.invalid(path, quoted(text), "must not be empty");
+                None
+            }
+            Err(error) => {
+                self.invalid(path, quoted(text), error);
+                None
+            }
+        }
     }
 
     fn cluster_cidrs(&mut self, written: Option<&str>) -> PerFamily<Option<ipnet::IpNet>> {

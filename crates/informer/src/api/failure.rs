@@ -11,7 +11,7 @@ use crate::slim::ApiObject;
 /// A request that the API server did not answer as hoped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot {verb} {resource} at {server}: {reason}")]
-pub struct RequestError {
+pub(super) struct RequestError {
     server: String,
     verb: &'static str,
     resource: &'static str,
@@ -19,9 +19,9 @@ pub struct RequestError {
 }
 
 impl RequestError {
-    pub(super) fn new<T: ApiObject>(server: &str, verb: &'static str, error: &kube::Error) -> Self {
+    fn new<T: ApiObject>(server: &str, verb: &'static str, error: &kube::Error) -> Self {
         let reason = match error {
-            kube::Error::Api(status) => refusal::<T>(status, verb),
+            kube::Error::Api(status) => refusal::<T>(status),
             kube::Error::SerdeError(error) => {
                 format!("the answer is not what an API server sends ({error}): check the address of the server")
             }
@@ -37,7 +37,7 @@ impl RequestError {
         Self { server: server.to_owned(), verb, resource: T::PLURAL, reason }
     }
 
-    pub(super) fn silent<T: ApiObject>(server: &str, verb: &'static str, patience: Duration) -> Self {
+    fn silent<T: ApiObject>(server: &str, verb: &'static str, patience: Duration) -> Self {
         let reason = format!("no answer within {} s: check that the server is not overloaded", patience.as_secs());
         Self::other::<T>(server, verb, reason)
     }
@@ -78,6 +78,17 @@ impl Failure {
         }
     }
 
+    /// Whether the server does not know the resource at all.
+    pub(super) fn is_not_found(&self) -> bool {
+        match self {
+            Self::Watcher(
+                watcher::Error::InitialListFailed(kube::Error::Api(status))
+                | watcher::Error::WatchStartFailed(kube::Error::Api(status)),
+            ) => status.code == NOT_FOUND,
+            Self::Watcher(_) | Self::Silent(_) | Self::Ended => false,
+        }
+    }
+
     /// What to tell the operator; `None` for what happens in any healthy cluster: servers close watches and forget old
     /// versions.
     pub(super) fn worth_a_warning<T: ApiObject>(&self, server: &str) -> Option<RequestError> {
@@ -89,7 +100,7 @@ impl Failure {
                 Some(RequestError::new::<T>(server, "watch", error))
             }
             Self::Watcher(watcher::Error::WatchError(status)) if status.code != EXPIRED => {
-                Some(RequestError::other::<T>(server, "watch", refusal::<T>(status, "watch")))
+                Some(RequestError::other::<T>(server, "watch", refusal::<T>(status)))
             }
             Self::Watcher(watcher::Error::NoResourceVersion) => {
                 let reason = "an object came without metadata.resourceVersion".to_owned();
@@ -114,23 +125,23 @@ impl std::fmt::Display for Failure {
 /// HTTP 410, Gone: the server no longer knows what happened since the version we are at.
 const EXPIRED: u16 = 410;
 
+/// HTTP 404: the server has no such resource.
+const NOT_FOUND: u16 = 404;
+
 fn is_expired(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == EXPIRED)
 }
 
-fn refusal<T: ApiObject>(status: &Status, verb: &str) -> String {
+fn refusal<T: ApiObject>(status: &Status) -> String {
     let Status { code, message, .. } = status;
     match code {
         401 => format!("the server does not accept our credentials (401, {message}): check the token or certificate"),
-        403 => {
-            let verbs = if verb == "get" { "get" } else { "list, watch" };
-            format!(
-                "not allowed (403, {message}): give our identity a ClusterRole with apiGroups [{:?}], resources [{}], \
-                 verbs [{verbs}]",
-                T::GROUP,
-                T::PLURAL,
-            )
-        }
+        403 => format!(
+            "not allowed (403, {message}): give our identity a ClusterRole with apiGroups [{:?}], resources [{}], verbs [list, \
+             watch]",
+            T::GROUP,
+            T::PLURAL,
+        ),
         404 => format!("the server does not have this resource (404, {message}): check its version and address"),
         _ => format!("the server answered {code}, {message}"),
     }
@@ -153,8 +164,8 @@ mod tests {
             "cannot watch endpointslices at https://a:1: not allowed (403, because): give our identity a ClusterRole with \
              apiGroups [\"discovery.k8s.io\"], resources [endpointslices], verbs [list, watch]"
         );
-        let forbidden = text(RequestError::new::<Node>("https://a:1", "get", &api(403)));
-        assert!(forbidden.ends_with("apiGroups [\"\"], resources [nodes], verbs [get]"), "{forbidden}");
+        let forbidden = text(RequestError::new::<Node>("https://a:1", "list", &api(403)));
+        assert!(forbidden.ends_with("apiGroups [\"\"], resources [nodes], verbs [list, watch]"), "{forbidden}");
         assert!(text(RequestError::new::<Service>("s", "list", &api(401))).contains("check the token or certificate"));
         assert!(text(RequestError::new::<Service>("s", "list", &api(500))).contains("answered 500, because"));
     }

@@ -1,9 +1,11 @@
 //! Reading single fields, and collecting what is wrong with them.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::IpAddr;
 
-use model::{PortNumber, Protocol, parse_address};
+use ipnet::IpNet;
+use model::{PortNumber, Protocol, parse_address, parse_prefix};
 
 use super::Converted;
 use crate::Problem;
@@ -110,6 +112,23 @@ impl Findings {
             }
         }
         found
+    }
+
+    /// The prefixes of a list, each once and sorted; blank entries mean nothing, bad ones are skipped.
+    pub(crate) fn prefixes(&mut self, list: &[Text], field: &str) -> Vec<IpNet> {
+        let mut found = BTreeSet::new();
+        for (index, entry) in list.iter().enumerate() {
+            let path = format_args!("{field}[{index}]");
+            let text = self.optional(entry, path, SKIPPED).map_or("", |text| text.trim());
+            if text.is_empty() {
+                continue;
+            }
+            match parse_prefix(text) {
+                Ok(prefix) => drop(found.insert(prefix)),
+                Err(error) => self.report(path, format!("{error}: {SKIPPED}")),
+            }
+        }
+        found.into_iter().collect()
     }
 
     /// The number of a port; `None` if it is missing or none, which is reported unless `zero` says that this is fine.

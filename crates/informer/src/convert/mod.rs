@@ -5,8 +5,10 @@
 //! use: taking a Service apart because of a mistake would be worse. All of it is reported.
 
 mod fields;
+mod hints;
 mod node;
 mod service;
+mod service_cidr;
 mod slice;
 #[cfg(test)]
 mod tests;
@@ -16,13 +18,13 @@ use std::sync::Arc;
 use model::{Kind, ServiceName, Update};
 
 pub(crate) use self::fields::Findings;
-pub(crate) use self::node::node;
+pub(crate) use self::node::{NodeRead, node};
 
 use self::fields::Unreadable;
 use crate::Problem;
 use crate::intern::Pool;
 use crate::lenient::Lenient;
-use crate::slim::{self, ApiObject, Meta};
+use crate::slim::{self, ApiObject, Meta, Scope as _};
 
 /// Converts objects of one source.
 #[derive(Debug)]
@@ -34,7 +36,7 @@ pub(crate) struct Converter {
 /// What became of one object.
 #[derive(Debug)]
 pub(crate) struct Converted {
-    /// The object, for people: `namespace/name`.
+    /// The object, for people: `namespace/name`, or its name alone where there are no namespaces.
     pub(crate) object: String,
     /// What it means for the model; nothing if it does not even have a name.
     pub(crate) update: Option<Update>,
@@ -53,6 +55,9 @@ struct Identified<'a, T> {
 pub(crate) trait Proxied: ApiObject + Sized {
     /// Its kind in the model.
     const MODEL_KIND: Kind;
+
+    /// Whether there are API servers that do not know this kind, and clusters that do without.
+    const OPTIONAL: bool = false;
 
     /// Reads the whole object.
     fn convert(converter: &mut Converter, raw: &Lenient<Self>) -> Converted;
@@ -82,6 +87,19 @@ impl Proxied for slim::EndpointSlice {
 
     fn gone(name: ServiceName) -> Update {
         Update::SliceGone(name)
+    }
+}
+
+impl Proxied for slim::ServiceCidr {
+    const MODEL_KIND: Kind = Kind::ServiceCidr;
+    const OPTIONAL: bool = true;
+
+    fn convert(converter: &mut Converter, raw: &Lenient<Self>) -> Converted {
+        converter.convert(raw, |_, raw, findings| service_cidr::service_cidr(raw, findings))
+    }
+
+    fn gone(name: ServiceName) -> Update {
+        Update::ServiceCidrGone(name.name)
     }
 }
 
@@ -125,6 +143,7 @@ impl Converter {
         }
         // The API server always gives a namespace; a manifest without one means `default`, as it does for kubectl.
         let namespace = match findings.shape(&meta.namespace, "metadata.namespace")? {
+            _ if !T::Scope::NAMESPACED => "",
             Some(namespace) if !namespace.is_empty() => namespace.as_str(),
             _ => "default",
         };

@@ -1,29 +1,65 @@
 //! Nodes (contract §3.2).
 
+use std::sync::Arc;
+
 use model::{Node, parse_prefix};
 
 use super::fields::{Findings, SKIPPED, Unreadable};
 use crate::Problem;
 use crate::lenient::Lenient;
-use crate::slim;
+use crate::slim::{self, ApiObject as _, Meta};
 
-/// Reads a Node; `None` if it cannot be understood at all.
-pub(crate) fn node(raw: &Lenient<slim::Node>) -> (Option<Node>, Vec<Problem>) {
-    let mut findings = Findings::new("Node", "(without a name, ignored)");
-    let node = read(raw, &mut findings).ok();
-    (node, findings.into_problems())
+/// The key of the taint that the cluster autoscaler puts on a node that it is about to delete (contract §8.1).
+const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+
+/// Reads a Node; nothing if it cannot be understood at all.
+pub(crate) fn node(raw: &Lenient<slim::Node>) -> NodeRead {
+    let mut findings = Findings::new(slim::Node::KIND, "(without a name, ignored)");
+    let mut name = String::new();
+    let node = read(raw, &mut name, &mut findings).ok();
+    NodeRead { name, node, problems: findings.into_problems() }
 }
 
-fn read(raw: &Lenient<slim::Node>, findings: &mut Findings) -> Result<Node, Unreadable> {
+/// What became of one Node object.
+#[derive(Debug)]
+pub(crate) struct NodeRead {
+    /// Its name; empty if it does not even have one.
+    pub(crate) name: String,
+    /// The Node, if it can be understood.
+    pub(crate) node: Option<Node>,
+    /// What is wrong with it.
+    pub(crate) problems: Vec<Problem>,
+}
+
+fn read(raw: &Lenient<slim::Node>, name: &mut String, findings: &mut Findings) -> Result<Node, Unreadable> {
     let object = findings.required(raw, "")?;
     let meta = findings.required(&object.metadata, "metadata")?;
-    let name = findings.required(&meta.name, "metadata.name")?;
+    name.clone_from(findings.required(&meta.name, "metadata.name")?);
     findings.name_object(name.clone());
     Ok(Node {
         name: name.as_str().into(),
         addresses: addresses(object, findings)?,
         pod_cidrs: pod_cidrs(object, findings)?,
+        zone: zone(meta, findings)?,
+        is_leaving: is_leaving(object, meta, findings)?,
     })
+}
+
+fn zone(meta: &Meta, findings: &mut Findings) -> Result<Option<Arc<str>>, Unreadable> {
+    let Some(labels) = findings.shape(&meta.labels, "metadata.labels")? else { return Ok(None) };
+    let zone = findings.shape(&labels.zone, "metadata.labels[topology.kubernetes.io/zone]")?;
+    Ok(zone.filter(|zone| !zone.is_empty()).map(|zone| zone.as_str().into()))
+}
+
+fn is_leaving(object: &slim::Node, meta: &Meta, findings: &mut Findings) -> Result<bool, Unreadable> {
+    let mut is_leaving = meta.deletion_timestamp != Lenient::Absent;
+    let Some(spec) = findings.shape(&object.spec, "spec")? else { return Ok(is_leaving) };
+    for (index, entry) in findings.list(&spec.taints, "spec.taints")?.iter().enumerate() {
+        let Some(taint) = findings.optional(entry, format_args!("spec.taints[{index}]"), SKIPPED) else { continue };
+        let key = findings.optional(&taint.key, format_args!("spec.taints[{index}].key"), SKIPPED);
+        is_leaving |= key.is_some_and(|key| key == AUTOSCALER_TAINT);
+    }
+    Ok(is_leaving)
 }
 
 fn addresses(object: &slim::Node, findings: &mut Findings) -> Result<Vec<std::net::IpAddr>, Unreadable> {

@@ -1,13 +1,21 @@
 //! Services (contract §4.2, §4.3).
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
+use ipnet::IpNet;
 use model::{Family, PerFamily, Service, ServicePort, TrafficPolicy, Update};
 
 use super::fields::{Findings, SKIPPED, Unreadable, ZeroPort};
 use super::{Converter, Identified};
 use crate::lenient::Lenient;
 use crate::slim::{self, ServiceSpec, Text};
+
+/// The timeout of session affinity where none is given, in seconds: three hours (`DefaultClientIPServiceAffinitySeconds` of
+/// the API).
+const DEFAULT_AFFINITY: NonZeroU32 = NonZeroU32::new(10_800).unwrap();
+/// The longest that the API takes: a day.
+const MAX_AFFINITY: NonZeroU32 = NonZeroU32::new(86_400).unwrap();
 
 /// `spec.type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +50,6 @@ pub(super) fn service(
         Type::ExternalName => false,
     };
     let external_policy = policy(&spec.external_traffic_policy, "spec.externalTrafficPolicy", findings);
-    report_unsupported(spec, findings)?;
     Ok(Update::Service(Service {
         created: created(&meta.creation_timestamp, findings),
         cluster_ips,
@@ -50,24 +57,54 @@ pub(super) fn service(
         load_balancer_ips: load_balancer_ips(object, findings)?,
         internal_policy: policy(&spec.internal_traffic_policy, "spec.internalTrafficPolicy", findings),
         external_policy: if reaches_outside { external_policy } else { TrafficPolicy::Cluster },
-        affinity: None,
-        source_ranges: Vec::new(),
+        affinity: affinity(spec, findings),
+        source_ranges: source_ranges(spec, findings)?,
         ports: ports(converter, spec, findings)?,
         name,
     }))
 }
 
-/// What this version does not do must not be taken for done.
-fn report_unsupported(spec: &ServiceSpec, findings: &mut Findings) -> Result<(), Unreadable> {
-    if findings.shape(&spec.session_affinity, "spec.sessionAffinity")?.is_some_and(|affinity| affinity == "ClientIP") {
-        let message = "this version does not do session affinity: each connection may go to another endpoint";
-        findings.report("spec.sessionAffinity", message);
+/// For how long a client stays with an endpoint, if it does. The API server fills in the timeout.
+fn affinity(spec: &ServiceSpec, findings: &mut Findings) -> Option<NonZeroU32> {
+    const FIELD: &str = "spec.sessionAffinity";
+    const TIMEOUT: &str = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+    let then = format!("taken as {DEFAULT_AFFINITY}");
+    match findings.optional(&spec.session_affinity, FIELD, "taken as None").map(String::as_str) {
+        None | Some("None" | "") => return None,
+        Some("ClientIP") => {}
+        Some(unknown) => {
+            findings.report(FIELD, format!("{unknown:?} is not None or ClientIP: taken as None"));
+            return None;
+        }
     }
-    if !findings.list(&spec.load_balancer_source_ranges, "spec.loadBalancerSourceRanges")?.is_empty() {
-        let message = "this version does not enforce source ranges: the load balancer's addresses are open to everyone";
-        findings.report("spec.loadBalancerSourceRanges", message);
+    let config = findings.optional(&spec.session_affinity_config, "spec.sessionAffinityConfig", "it is ignored");
+    let config =
+        config.and_then(|c| findings.optional(&c.client_ip, "spec.sessionAffinityConfig.clientIP", "it is ignored"));
+    let Some(seconds) = config.and_then(|c| findings.optional(&c.timeout_seconds, TIMEOUT, &then)) else {
+        return Some(DEFAULT_AFFINITY);
+    };
+    let timeout = u32::try_from(*seconds).ok().and_then(NonZeroU32::new).filter(|seconds| *seconds <= MAX_AFFINITY);
+    if timeout.is_none() {
+        findings.report(TIMEOUT, format!("{seconds} is not within 1 and {MAX_AFFINITY}: {then}"));
     }
-    Ok(())
+    Some(timeout.unwrap_or(DEFAULT_AFFINITY))
+}
+
+/// Who may connect to the load balancer addresses (contract §4.3); none of a family where everyone may.
+fn source_ranges(spec: &ServiceSpec, findings: &mut Findings) -> Result<Vec<IpNet>, Unreadable> {
+    const FIELD: &str = "spec.loadBalancerSourceRanges";
+    let list = findings.list(&spec.load_balancer_source_ranges, FIELD)?;
+    let mut ranges = findings.prefixes(list, FIELD);
+    if ranges.is_empty() && !list.is_empty() {
+        findings.report(FIELD, "has no usable range: the load balancer's addresses are open to everyone");
+    }
+    for family in Family::ALL {
+        let is_open = |range: &IpNet| Family::of_prefix(range) == family && range.prefix_len() == 0;
+        if ranges.iter().any(is_open) {
+            ranges.retain(|range| Family::of_prefix(range) != family);
+        }
+    }
+    Ok(ranges)
 }
 
 fn service_type(spec: &ServiceSpec, findings: &mut Findings) -> Result<Type, Unreadable> {

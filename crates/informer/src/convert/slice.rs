@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use model::{Endpoint, EndpointSlice, Family, Hints, ServiceName, SlicePort, Update};
 
 use super::fields::{Findings, SKIPPED, Unreadable, ZeroPort};
+use super::hints::hints;
 use super::{Converter, Identified};
 use crate::lenient::Lenient;
 use crate::slim::{self, Meta};
@@ -81,20 +82,23 @@ fn ports(
 }
 
 fn endpoints(
-    converter: &Converter,
+    converter: &mut Converter,
     object: &slim::EndpointSlice,
     family: Family,
     findings: &mut Findings,
 ) -> Result<Vec<Endpoint>, Unreadable> {
     let list = findings.list(&object.endpoints, "endpoints")?;
-    let mut endpoints = Vec::with_capacity(list.len());
+    let mut endpoints: Vec<Endpoint> = Vec::with_capacity(list.len());
     for (index, entry) in list.iter().enumerate() {
         let Some(raw) = findings.optional(entry, format_args!("endpoints[{index}]"), SKIPPED) else { continue };
-        endpoints.extend(endpoint(converter, raw, index, family, findings));
+        let Some(mut endpoint) = endpoint(converter, raw, index, family, findings) else { continue };
+        endpoint.hints = hints(converter, &raw.hints, index, &endpoints, findings);
+        endpoints.push(endpoint);
     }
     Ok(endpoints)
 }
 
+/// Without its hints.
 fn endpoint(
     converter: &Converter,
     raw: &slim::Endpoint,

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, mem};
 
-use model::{Kind, Node, ServiceName, Update};
+use model::{Kind, Node, NodeStatus, ServiceName, Update};
 use tracing::info;
 
 use super::manifest::{self, Content, Entry};
-use crate::convert::{self, Converted, Converter, Proxied};
+use crate::convert::{self, Converted, Converter, NodeRead, Proxied};
+use crate::lenient::Lenient;
 use crate::problem::{Problem, Reporter};
-use crate::slim::ApiObject;
+use crate::slim::{self, ApiObject};
 
 /// The manifests of a directory, each with the last good version of its objects.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ struct File {
     /// Of the text that `objects` was read from.
     hash: u64,
     objects: Vec<Object>,
+    nodes: Vec<Node>,
     problems: Vec<Problem>,
 }
 
@@ -59,12 +61,18 @@ impl Files {
         }
         for (path, file) in old {
             self.reporter.forget(FILE, &path.to_string_lossy());
-            file.objects.iter().for_each(|object| self.forget(object));
+            file.names().for_each(|(kind, name)| self.reporter.forget(kind, &name));
         }
         Ok(())
     }
 
-    /// All objects as two complete lists. Of an object that several files hold, the first file's counts.
+    /// The Node of this name.
+    pub(super) fn node(&self, name: &str) -> NodeStatus {
+        let mut nodes = self.files.values().flat_map(|file| &file.nodes);
+        nodes.find(|node| *node.name == *name).map_or(NodeStatus::Missing, |node| NodeStatus::Known(node.clone()))
+    }
+
+    /// All objects as complete lists. Of an object that several files hold, the first file's counts.
     pub(super) fn updates(&self) -> Vec<Update> {
         let mut seen = BTreeMap::new();
         let mut objects = Vec::new();
@@ -85,8 +93,8 @@ impl Files {
             }
             self.reporter.report(FILE, &path.to_string_lossy(), &problems);
         }
-        let mut updates = Vec::with_capacity(objects.len() + 4);
-        for kind in [Kind::Service, Kind::EndpointSlice] {
+        let mut updates = Vec::with_capacity(objects.len() + 6);
+        for kind in [Kind::Service, Kind::EndpointSlice, Kind::ServiceCidr] {
             updates.push(Update::ListStarted(kind));
             updates.extend(objects.iter().filter(|object| object.id.0 == kind).map(|object| object.update.clone()));
             updates.push(Update::ListComplete(kind));
@@ -118,53 +126,74 @@ impl Files {
         let mut file = File { hash: hash(text), ..File::default() };
         for Entry { place, content } in manifest::parse(path, text) {
             let converted = match content {
-                Ok(Content::Service(raw)) => (self.convert(&raw), "Service"),
-                Ok(Content::Slice(raw)) => (self.convert(&raw), "EndpointSlice"),
-                Ok(Content::Node(_)) => continue,
+                Ok(Content::Service(raw)) => self.convert(&raw),
+                Ok(Content::Slice(raw)) => self.convert(&raw),
+                Ok(Content::ServiceCidr(raw)) => self.convert(&raw),
+                Ok(Content::Node(raw)) => match self.convert_node(&raw) {
+                    Ok(node) => {
+                        file.nodes.push(node);
+                        continue;
+                    }
+                    Err(message) => Err(message),
+                },
                 Ok(Content::Other(kind)) => {
-                    info!(file = %path.display(), place, kind, "ignoring an object that is no Service, EndpointSlice or Node");
+                    let path = path.display();
+                    info!(file = %path, place, kind, "ignoring an object that is no Service, EndpointSlice, ServiceCIDR or Node");
                     continue;
                 }
-                Err(message) => (Err(message), ""),
+                Err(message) => Err(message),
             };
             match converted {
-                (Ok((id, update)), kind) => file.objects.push(Object { id, kind, update }),
-                (Err(message), _) => file.problems.push(problem(path, &place, format!("{message}: {KEPT}"))),
+                Ok(object) => file.objects.push(object),
+                Err(message) => file.problems.push(problem(path, &place, format!("{message}: {KEPT}"))),
             }
         }
-        let present: BTreeSet<_> = file.objects.iter().map(|object| object.id.clone()).collect();
-        let missing = old.objects.into_iter().filter(|object| !present.contains(&object.id));
         if file.problems.is_empty() {
-            missing.for_each(|object| self.forget(&object));
+            let present: BTreeSet<_> = file.names().collect();
+            let gone = old.names().filter(|name| !present.contains(name));
+            gone.for_each(|(kind, name)| self.reporter.forget(kind, &name));
         } else {
-            // Any of them may be what the unreadable part was about.
-            file.objects.extend(missing);
+            file.keep(old);
         }
         file
     }
 
-    /// The object's identity and meaning, or why there is none. Its other problems are reported under its own name.
-    fn convert<T: Proxied>(
-        &mut self,
-        raw: &crate::lenient::Lenient<T>,
-    ) -> Result<((Kind, ServiceName), Update), String> {
+    /// What an object means, or why it means nothing. Its other problems are reported under its own name.
+    fn convert<T: Proxied>(&mut self, raw: &Lenient<T>) -> Result<Object, String> {
         let Converted { object, update, problems } = T::convert(&mut self.converter, raw);
-        match update {
-            Some(update) => {
-                self.reporter.report(T::KIND, &object, &problems);
-                Ok((identity(&update), update))
-            }
-            None => {
-                let why: Vec<_> =
-                    problems.iter().map(|problem| format!("{} {}", problem.field, problem.message)).collect();
-                Err(format!("{}: {}", T::KIND, why.join(", ").trim()))
-            }
-        }
+        let update = update.ok_or_else(|| unusable(T::KIND, &problems))?;
+        self.reporter.report(T::KIND, &object, &problems);
+        Ok(Object { id: identity(&update), kind: T::KIND, update })
     }
 
-    fn forget(&self, object: &Object) {
-        self.reporter.forget(object.kind, &object.id.1.to_string());
+    fn convert_node(&self, raw: &Lenient<slim::Node>) -> Result<Node, String> {
+        let NodeRead { name, node, problems } = convert::node(raw);
+        let node = node.ok_or_else(|| unusable(slim::Node::KIND, &problems))?;
+        self.reporter.report(slim::Node::KIND, &name, &problems);
+        Ok(node)
     }
+}
+
+impl File {
+    /// The kinds and names of its objects, as problems call them.
+    fn names(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let objects = self.objects.iter().map(|object| (object.kind, object.id.1.to_string()));
+        objects.chain(self.nodes.iter().map(|node| (slim::Node::KIND, node.name.to_string())))
+    }
+
+    /// Adds what `old` had besides: any of it may be what an unreadable part is about.
+    fn keep(&mut self, old: Self) {
+        let objects: BTreeSet<_> = self.objects.iter().map(|object| object.id.clone()).collect();
+        self.objects.extend(old.objects.into_iter().filter(|object| !objects.contains(&object.id)));
+        let nodes: BTreeSet<_> = self.nodes.iter().map(|node| node.name.clone()).collect();
+        self.nodes.extend(old.nodes.into_iter().filter(|node| !nodes.contains(&node.name)));
+    }
+}
+
+/// Why there is nothing to be made of an object.
+fn unusable(kind: &str, problems: &[Problem]) -> String {
+    let why: Vec<_> = problems.iter().map(|problem| format!("{} {}", problem.field, problem.message)).collect();
+    format!("{kind}: {}", why.join(", ").trim())
 }
 
 /// All Nodes in a directory, in order of files; broken documents are left to [`Files`] to report.
@@ -174,9 +203,8 @@ pub(super) fn nodes(directory: &Path, reporter: &Reporter) -> io::Result<Vec<Nod
         let Ok(text) = fs::read_to_string(&path) else { continue };
         for entry in manifest::parse(&path, &text) {
             let Ok(Content::Node(raw)) = entry.content else { continue };
-            let (node, problems) = convert::node(&raw);
-            let object = problems.first().map_or(String::new(), |problem| problem.object.clone());
-            reporter.report(crate::slim::Node::KIND, &object, &problems);
+            let NodeRead { name, node, problems } = convert::node(&raw);
+            reporter.report(slim::Node::KIND, &name, &problems);
             nodes.extend(node);
         }
     }

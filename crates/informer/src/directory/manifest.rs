@@ -21,6 +21,7 @@ pub(super) struct Entry {
 pub(super) enum Content {
     Service(Lenient<slim::Service>),
     Slice(Lenient<slim::EndpointSlice>),
+    ServiceCidr(Lenient<slim::ServiceCidr>),
     Node(Lenient<slim::Node>),
     /// A kind that means nothing here.
     Other(String),
@@ -106,6 +107,7 @@ fn object(value: Value, kind: &str) -> Result<Content, String> {
     match kind {
         "Service" => typed(value).map(Content::Service),
         "EndpointSlice" => typed(value).map(Content::Slice),
+        "ServiceCIDR" => typed(value).map(Content::ServiceCidr),
         "Node" => typed(value).map(Content::Node),
         "" => Err("has no kind".to_owned()),
         _ => Ok(Content::Other(kind.to_owned())),
@@ -132,6 +134,7 @@ mod tests {
                 format!("Service {:?}", meta.and_then(|meta| meta.name.value()))
             }
             Ok(Content::Slice(_)) => "EndpointSlice".to_owned(),
+            Ok(Content::ServiceCidr(_)) => "ServiceCIDR".to_owned(),
             Ok(Content::Node(_)) => "Node".to_owned(),
             Ok(Content::Other(kind)) => format!("other {kind}"),
             Err(message) => message,
@@ -142,13 +145,15 @@ mod tests {
     #[test]
     fn documents_and_lists() {
         let text = "# A comment.\n---\napiVersion: v1\nkind: Service\nmetadata: {name: a}\n---\n---\nkind: Pod\n--- # more\n\
-                    apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Node}\n- 5\n---\n\
+                    apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Node}\n- 5\n\
+                    - {apiVersion: networking.k8s.io/v1, kind: ServiceCIDR}\n---\n\
                     apiVersion: discovery.k8s.io/v1\nkind: EndpointSliceList\nitems:\n- {metadata: {name: x}}\n";
         let wanted = [
             "document 1: Service Some(\"a\")",
             "document 2: other Pod",
             "document 3, items[0]: Node",
             "document 3, items[1]: has no kind",
+            "document 3, items[2]: ServiceCIDR",
             "document 4, items[0]: EndpointSlice",
         ];
         assert_eq!(summary("a.yaml", text), wanted);

@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{fs, io};
 
-use model::{Node, Update};
+use model::{Node, NodeStatus, Update};
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::Notify;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use self::files::Files;
@@ -64,10 +64,10 @@ pub enum DirectoryError {
     },
 }
 
-/// Reads the Services and EndpointSlices in `directory`, and again whenever something changes, until the receiver of
-/// `updates` is dropped.
+/// Reads the Services, EndpointSlices and ServiceCIDRs in `directory`, and again whenever something changes, until the receiver
+/// of `updates` is dropped. What the Node called `node_name` is like goes to `status`.
 ///
-/// Every change is sent as two complete lists in one message, so that a Service never shows without the endpoints that
+/// Every change is sent as complete lists in one message, so that a Service never shows without the endpoints that
 /// were written together with it; [`model::State`] finds the difference. Files are `*.yaml`, `*.yml` and
 /// `*.json` right in the directory, symbolic links included; changes to a link's target elsewhere are noticed only if
 /// the link changes too. Endpoints on the node `node_name` are local. Once started, a directory that vanishes is
@@ -79,17 +79,22 @@ pub async fn watch_directory(
     directory: PathBuf,
     node_name: Arc<str>,
     updates: Sender<Vec<Update>>,
+    status: watch::Sender<NodeStatus>,
     reporter: Reporter,
 ) -> Result<(), DirectoryError> {
     let mut watch = Watch::start(&directory)?;
-    let (mut files, first) = read(Files::new(directory.clone(), node_name, reporter.clone())).await;
+    let (mut files, first) = read(Files::new(directory.clone(), node_name.clone(), reporter.clone())).await;
     first.map_err(|cause| DirectoryError::Unreadable { path: directory.clone(), cause })?;
     let mut check = interval_at(Instant::now() + CHECK, CHECK);
     check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut lost = false;
     loop {
-        if !lost && updates.send(files.updates()).await.is_err() {
-            return Ok(());
+        if !lost {
+            let node = files.node(&node_name);
+            status.send_if_modified(|known| std::mem::replace(known, node.clone()) != node);
+            if updates.send(files.updates()).await.is_err() {
+                return Ok(());
+            }
         }
         loop {
             tokio::select! {

@@ -4,6 +4,7 @@
 
 use std::io::Write as _;
 use std::net::IpAddr;
+use std::num::{NonZeroU8, NonZeroU32};
 use std::process::Stdio;
 use std::sync::Arc;
 
@@ -65,6 +66,19 @@ pub(crate) fn set(text: &str, key: &[Field], data: Option<DataType>) -> Arc<Set>
     Arc::new(Set { name: name(text), key: key.to_vec(), data, kind: SetKind::Exact, comment: None })
 }
 
+/// A map that rules write: from client, address, protocol and port to address and port.
+pub(crate) fn choices() -> Arc<Set> {
+    let key = [Field::Address, Field::Address, Field::Protocol, Field::Port];
+    let set = set("choices", &key, Some(DataType::Value(vec![Field::Address, Field::Port])));
+    let size = NonZeroU32::new(1000).expect("it is not zero");
+    Arc::new(Set { kind: SetKind::Dynamic { size }, ..Set::clone(&set) })
+}
+
+/// A set of networks of clients: address, protocol, port and network, of which so many bits count.
+pub(crate) fn sources(bits: NonZeroU8) -> Arc<Set> {
+    set(&format!("sources-{bits}"), &[Field::Address, Field::Protocol, Field::Port, Field::Address], None)
+}
+
 /// A map from address, protocol, port and index to address and port.
 pub(crate) fn endpoints() -> Arc<Set> {
     set(
@@ -107,8 +121,6 @@ pub(crate) fn reads_back(kernel: &mut NfTables, full: &Transaction) -> Result<()
     ensure!(reconciliation.transaction.is_empty(), "what differs:\n{}{found:#?}", reconciliation.transaction);
     ensure!(reconciliation.unwanted.is_empty(), "unwanted: {:?}", reconciliation.unwanted);
     let sorted = |mut elements: Vec<Element>| {
-        // A single key among ranges is read as one that ends where it starts.
-        elements.iter_mut().filter(|e| e.data == Data::Until(e.key)).for_each(|element| element.data = Data::None);
         elements.sort_by_key(|element| element.key);
         elements
     };

@@ -2,17 +2,18 @@
 //! tokio's clock jumps ahead whenever everything waits for it: the outcome does not depend on the machine.
 
 mod harness;
+mod node;
 mod repairs;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use model::{Family, Kind, ServiceName};
+use model::{Family, Kind, Protocol, ServiceName};
 use ruleset::Op;
 use telemetry::Moment;
 use tokio::time::sleep;
 
-use self::harness::{Harness, service, slice};
+use self::harness::{Harness, service, service_over, slice, slice_over};
 use super::*;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -215,6 +216,38 @@ async fn what_writes_nothing_is_neither_committed_nor_followed_by_a_pause() {
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert_eq!(harness.commit().await.family, Family::V4);
     assert_eq!(start.elapsed(), Duration::from_secs(1));
+}
+
+/// Flows are checked once the kernel has the rules for those that begin anew, and not before.
+#[tokio::test(start_paused = true)]
+async fn flow_checks_are_handed_over_after_a_commit_that_succeeded() {
+    let mut harness = Harness::synced(&["web"]).await;
+    harness.send(service_over(Protocol::Udp, "dns")).await;
+    harness.send(slice_over(Protocol::Udp, "dns", 1)).await;
+    let checks_of_v4 = async |harness: &mut Harness| loop {
+        let (family, checks) = harness.checks.recv().await.unwrap();
+        if family == Family::V4 {
+            return checks;
+        }
+    };
+    while !checks_of_v4(&mut harness).await.iter().any(|check| check.serving.len() == 1) {}
+    sleep(HOUR).await;
+    while harness.commits.try_recv().is_ok() {}
+    while harness.checks.try_recv().is_ok() {}
+
+    harness.kernels.v4.fail(true);
+    harness.send(slice_over(Protocol::Udp, "dns", 2)).await;
+    assert!(!harness.commit_of(Family::V4).await.accepted);
+    assert!(!harness.commit_of(Family::V4).await.accepted);
+    assert!(harness.checks.try_recv().is_err());
+
+    harness.kernels.v4.fail(false);
+    assert!(harness.commit_of(Family::V4).await.accepted);
+    let checks = checks_of_v4(&mut harness).await;
+    assert_eq!(checks.len(), 1, "of UDP only");
+    assert_eq!(checks[0].serving.len(), 2);
+    sleep(HOUR).await;
+    assert!(harness.checks.try_recv().is_err(), "once");
 }
 
 #[tokio::test(start_paused = true)]

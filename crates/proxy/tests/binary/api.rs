@@ -10,14 +10,14 @@ use testing::objects::{node, service, slice};
 use crate::process::{HEALTH_PORT, METRICS_PORT, Proxy, table};
 
 /// A node with an API server on it that knows the node and one Service.
-struct Node {
-    namespace: Namespace,
-    api: FakeApi,
+pub(crate) struct Node {
+    pub(crate) namespace: Namespace,
+    pub(crate) api: FakeApi,
     files: TempDir,
 }
 
 impl Node {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let namespace = Namespace::new("node").unwrap();
         let api = namespace.run(FakeApi::start).unwrap();
         api.put(node("node-1", &["10.1.0.0/24"], &["192.0.2.10"]));
@@ -26,18 +26,23 @@ impl Node {
         node
     }
 
-    fn put(&self, name: &str, cluster_ip: &str) {
+    pub(crate) fn put(&self, name: &str, cluster_ip: &str) {
         self.api.put(service("shop", name).cluster_ip(cluster_ip).port("http", "TCP", 80));
         self.api.put(slice("shop", name, name).port("http", "TCP", 8080).endpoint("10.1.0.2"));
     }
 
     /// Starts the proxy as kubeadm does.
     fn start(&self) -> Proxy<'_> {
+        self.start_with("clusterCIDR: 10.1.0.0/16")
+    }
+
+    /// The same with these fields in its configuration.
+    pub(crate) fn start_with(&self, fields: &str) -> Proxy<'_> {
         let kubeconfig = self.api.kubeconfig(self.files.path()).unwrap();
         let config = self.files.path().join("config.conf");
         let text = format!(
             "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n\
-             clusterCIDR: 10.1.0.0/16\nclientConnection: {{kubeconfig: {}}}\n",
+             {fields}\nclientConnection: {{kubeconfig: {}}}\n",
             kubeconfig.display()
         );
         fs::write(&config, text).unwrap();

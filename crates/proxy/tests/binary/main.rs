@@ -4,5 +4,6 @@
 
 mod api;
 mod directory;
+mod node;
 mod process;
 mod refusals;

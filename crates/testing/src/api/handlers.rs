@@ -77,6 +77,9 @@ async fn node(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Re
 
 async fn list_or_watch(resource: Resource, shared: &Shared, query: &Parameters) -> Result<Response, Failure> {
     let watching = flag(query, "watch");
+    if shared.lock().unknown.contains(&resource) {
+        return Err(status::not_found(resource.path()));
+    }
     if shared.lock().forbidden.contains(&resource) {
         return Err(status::forbidden(resource, if watching { "watch" } else { "list" }));
     }

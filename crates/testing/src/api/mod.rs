@@ -71,6 +71,8 @@ struct State {
     store: Store,
     requests: Vec<Request>,
     forbidden: BTreeSet<Resource>,
+    /// Those that the server does not know.
+    unknown: BTreeSet<Resource>,
     failing: bool,
     streaming_lists: bool,
     list_delay: Duration,
@@ -206,6 +208,12 @@ impl FakeApi {
     /// Takes [`FakeApi::forbid`] back.
     pub fn allow(&self, resource: Resource) {
         self.shared.lock().forbidden.remove(&resource);
+    }
+
+    /// Answers lists and watches of this resource with 404 from now on, as a server of a version without it does. Open watches
+    /// go on.
+    pub fn unserve(&self, resource: Resource) {
+        self.shared.lock().unknown.insert(resource);
     }
 
     /// Every list takes at least this long from now on.

@@ -21,6 +21,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 use crate::children;
 
 pub use cluster::{Cluster, Pod};
+/// The family of the addresses of a [`Cluster`].
+pub use model::Family;
 
 /// What makes a namespace predictable. Links that are made or arrive there later inherit what `default` says.
 const PARAMETERS: [(&str, &str); 8] = [

@@ -203,7 +203,6 @@ impl Flow {
         let socket = namespace.run(|| UdpSocket::bind(source));
         let socket = socket.unwrap_or_else(|error| panic!("{} does not have {source}: {error}", namespace.label()));
         socket.connect(destination)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
         Ok(Self(socket))
     }
 
@@ -212,6 +211,15 @@ impl Flow {
     /// # Errors
     /// As the network says.
     pub fn ask(&self) -> Result<Reply, Refusal> {
+        self.ask_within(PATIENCE)
+    }
+
+    /// Sends a datagram and waits so long for an answer, which may as well be to an earlier one.
+    ///
+    /// # Errors
+    /// As the network says; it may also be what it says of an earlier one.
+    pub fn ask_within(&self, patience: Duration) -> Result<Reply, Refusal> {
+        self.0.set_read_timeout(Some(patience))?;
         self.0.send(b"?\n")?;
         let mut buffer = [0; 256];
         let length = self.0.recv(&mut buffer)?;

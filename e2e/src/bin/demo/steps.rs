@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 use e2e::Expected::{self, Refused};
-use e2e::{Destination, Host, Probe, Proxy, Settings, Source, Traffic, answers};
+use e2e::{Destination, Host, Pods, Probe, Proxy, Settings, Source, Traffic, answers};
 use model::Family;
 use nix::sys::signal::Signal;
 use testing::netns::Cluster;
@@ -20,8 +20,12 @@ const V4: Family = Family::V4;
 const V6: Family = Family::V6;
 
 /// With the product's own pace.
-const SETTINGS: Settings =
-    Settings { min_sync_period: "1s", masquerade_all: false, node_port_addresses: &["primary"], knows_pods: true };
+const SETTINGS: Settings = Settings {
+    min_sync_period: "1s",
+    masquerade_all: false,
+    node_port_addresses: &["primary"],
+    pods: Pods::ClusterCidr,
+};
 
 /// How long traffic flows before a change and after it. Longer than minSyncPeriod, so that no change has to wait for it.
 const PHASE: Duration = Duration::from_millis(1200);

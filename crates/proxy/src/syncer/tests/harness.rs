@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use compiler::{Compiler, Mark, NodePorts, Options};
+use compiler::{Compiler, FlowCheck, Mark, NodePorts, Options};
 use model::{
     Endpoint, EndpointSlice, Family, Hints, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
     SlicePort, TrafficPolicy,
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::super::*;
 use crate::commit::Commit;
+use crate::flows::CheckFlows;
 use crate::pacer::Pacer;
 
 /// A kernel that tests look into.
@@ -190,11 +191,26 @@ impl Switches {
     }
 }
 
+/// Takes flow checks for a test.
+struct TestFlows(UnboundedSender<(Family, Vec<FlowCheck>)>);
+
+impl CheckFlows for TestFlows {
+    fn check(&self, family: Family, checks: Vec<FlowCheck>) {
+        if !checks.is_empty() {
+            // The test may have ended.
+            drop(self.0.send((family, checks)));
+        }
+    }
+}
+
 pub(super) struct Harness {
     pub(super) kernels: PerFamily<Shared>,
     pub(super) updates: Sender<Vec<Update>>,
+    pub(super) node_ports: Sender<(Family, NodePorts)>,
     pub(super) edits: Sender<ForeignEdit>,
     pub(super) commits: UnboundedReceiver<Committed>,
+    /// Flow checks that were handed over.
+    pub(super) checks: UnboundedReceiver<(Family, Vec<FlowCheck>)>,
     pub(super) telemetry: Telemetry,
     pub(super) syncer: JoinHandle<Result<()>>,
 }
@@ -202,6 +218,7 @@ pub(super) struct Harness {
 impl Harness {
     pub(super) fn start() -> Self {
         let (commits_in, commits) = mpsc::unbounded_channel();
+        let (checks_in, checks) = mpsc::unbounded_channel();
         let kernels = PerFamily::<Shared>::default();
         let health = Health::new(Duration::from_secs(60), true);
         let telemetry = Telemetry { metrics: Arc::new(Metrics::new().unwrap()), health: Arc::new(health) };
@@ -212,18 +229,19 @@ impl Harness {
                 masquerade_all: false,
                 pods: None,
                 node_address: None,
-                node_ports: NodePorts::Any,
+                node_ports: if family == Family::V4 { node_ports(&["192.0.2.10"]) } else { NodePorts::Any },
             });
             let shared = kernels.get(family).clone();
             let committer = TestCommitter { family, shared, commits: commits_in.clone() };
             let pacer = Pacer::new(Instant::now(), Duration::from_secs(1), Duration::from_secs(30));
-            Table::new(compiler, committer, pacer, telemetry.clone())
+            Table::new(compiler, committer, pacer, telemetry.clone()).with_flows(TestFlows(checks_in.clone()))
         };
         let tables = Family::ALL.map(table).into();
         let (updates, received) = mpsc::channel(1);
+        let (addresses, changed) = mpsc::channel(1);
         let (edits, edited) = mpsc::channel(64);
-        let syncer = tokio::spawn(Syncer::new(tables, telemetry.clone()).run(received, edited));
-        Self { kernels, updates, edits, commits, telemetry, syncer }
+        let syncer = tokio::spawn(Syncer::new(tables, telemetry.clone()).run(received, changed, edited));
+        Self { kernels, updates, node_ports: addresses, edits, commits, checks, telemetry, syncer }
     }
 
     /// One that has programmed `services`, and both first commits behind it.
@@ -265,9 +283,19 @@ impl Harness {
         }
     }
 
+    /// How many elements a set of the IPv4 table has.
+    pub(super) fn elements_of(&self, set: &str) -> usize {
+        let table = self.kernels.v4.table(Family::V4).unwrap();
+        table.sets().get(&Name::new(set).unwrap()).unwrap().elements.len()
+    }
+
     pub(super) fn metric(&self, line: &str) -> bool {
         self.telemetry.metrics.render().lines().any(|l| l == line)
     }
+}
+
+pub(super) fn node_ports(addresses: &[&str]) -> NodePorts {
+    NodePorts::Only(addresses.iter().map(|address| address.parse().unwrap()).collect())
 }
 
 fn number(name: &str) -> u8 {
@@ -275,8 +303,11 @@ fn number(name: &str) -> u8 {
 }
 
 pub(super) fn service(name: &str) -> Update {
-    let port =
-        ServicePort { name: "".into(), protocol: Protocol::Tcp, port: PortNumber::new(80).unwrap(), node_port: None };
+    service_over(Protocol::Tcp, name)
+}
+
+pub(super) fn service_over(protocol: Protocol, name: &str) -> Update {
+    let port = ServicePort { name: "".into(), protocol, port: PortNumber::new(80).unwrap(), node_port: None };
     Update::Service(Service {
         name: ServiceName::new("test", name),
         created: 0,
@@ -295,6 +326,10 @@ pub(super) fn service(name: &str) -> Update {
 }
 
 pub(super) fn slice(service: &str, endpoints: u8) -> Update {
+    slice_over(Protocol::Tcp, service, endpoints)
+}
+
+pub(super) fn slice_over(protocol: Protocol, service: &str, endpoints: u8) -> Update {
     let endpoint = |n| Endpoint {
         address: [10, 1, number(service), n].into(),
         ready: true,
@@ -303,7 +338,7 @@ pub(super) fn slice(service: &str, endpoints: u8) -> Update {
         local: false,
         hints: Hints::default(),
     };
-    let port = SlicePort { name: "".into(), protocol: Protocol::Tcp, port: PortNumber::new(8080).unwrap() };
+    let port = SlicePort { name: "".into(), protocol, port: PortNumber::new(8080).unwrap() };
     Update::Slice(EndpointSlice {
         name: ServiceName::new("test", format!("{service}-1")),
         service: ServiceName::new("test", service),

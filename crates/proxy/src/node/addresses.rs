@@ -1,57 +1,13 @@
-//! What is to be known of the node: its name, families and addresses.
+//! The node's addresses.
 
-use std::collections::BTreeSet;
+use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::Path;
-use std::{fs, io};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use compiler::NodePorts;
 use config::{Config, NodePortAddresses};
 use model::{Family, PerFamily};
-use tracing::{info, warn};
-
-/// The node's name: the override, or the machine's host name, trimmed and in lower case (contract §3.1).
-///
-/// # Errors
-/// There is neither.
-pub(crate) fn name(config: &Config) -> Result<String> {
-    if let Some(name) = &config.hostname_override {
-        return Ok(name.as_str().to_owned());
-    }
-    let name = nix::unistd::gethostname().context("cannot read the machine's host name: give --hostname-override")?;
-    let name = name.to_string_lossy().trim().to_lowercase();
-    ensure!(!name.is_empty(), "empty hostname is invalid: set the machine's host name, or give --hostname-override");
-    Ok(name)
-}
-
-/// The families that the node can do (contract §3.4): IPv4, and IPv6 unless the kernel has it switched off. A cluster of
-/// one family does no harm to the table of the other.
-///
-/// # Errors
-/// The node's primary address is of a family it cannot do.
-pub(crate) fn families(primary: Family, proc: &Path) -> Result<Vec<Family>> {
-    let Some(reason) = no_ipv6(proc) else {
-        info!("primary ipFamily" = %primary, "kube-proxy running in dual-stack mode");
-        return Ok(Family::ALL.to_vec());
-    };
-    info!("no support for IPv6: {reason}");
-    ensure!(
-        primary == Family::V4,
-        "no support for primary IP family \"IPv6\": {reason}; enable IPv6 in the kernel, or set bindAddress to an IPv4 \
-         address of the node"
-    );
-    info!(ipFamily = %primary, "kube-proxy running in single-stack mode");
-    Ok(vec![Family::V4])
-}
-
-fn no_ipv6(proc: &Path) -> Option<&'static str> {
-    if !proc.join("net/if_inet6").exists() {
-        return Some("the kernel has no IPv6 (/proc/net/if_inet6 is missing)");
-    }
-    let disabled = fs::read_to_string(proc.join("sys/net/ipv6/conf/all/disable_ipv6")).unwrap_or_default();
-    (disabled.trim() == "1").then_some("it is disabled (sysctl net.ipv6.conf.all.disable_ipv6)")
-}
+use tracing::warn;
 
 /// The node's main address of each family, and which of the two families comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,30 +33,14 @@ impl NodeAddresses {
         Self { primary, main }
     }
 
-    /// The addresses of one family that take NodePort traffic, given those of the interfaces (contract §3.5).
+    /// The addresses of one family that take NodePort traffic, given those of the interfaces (contract §3.5). Never loopback
+    /// addresses, for which nftables cannot do what is needed.
     pub(crate) fn node_ports(&self, family: Family, wanted: &NodePortAddresses, local: &[IpAddr]) -> NodePorts {
-        let main = *self.main.get(family);
-        let Some(prefixes) = wanted.prefixes(family, main) else {
-            if *wanted == NodePortAddresses::Primary && main.is_none() {
-                info!(%family, "NodePorts answer on all addresses of the node: it has no primary one of this family");
-            }
+        let Some(prefixes) = wanted.prefixes(family, *self.main.get(family)) else {
             return NodePorts::Any;
         };
         let within = |address: &&IpAddr| prefixes.iter().any(|prefix| prefix.contains(*address));
-        let (loopback, usable): (BTreeSet<_>, BTreeSet<_>) =
-            local.iter().filter(within).copied().partition(|address: &IpAddr| address.is_loopback());
-        for address in loopback {
-            warn!(%address, "NodePorts on loopback addresses do not work in nftables mode: take it out of nodePortAddresses");
-        }
-        if usable.is_empty() {
-            let prefixes: Vec<_> = prefixes.iter().map(ToString::to_string).collect();
-            warn!(
-                %family,
-                prefixes = prefixes.join(","),
-                "no NodePort will answer: no interface has an address within nodePortAddresses"
-            );
-        }
-        NodePorts::Only(usable)
+        NodePorts::Only(local.iter().filter(within).filter(|address| !address.is_loopback()).copied().collect())
     }
 }
 
@@ -183,23 +123,6 @@ mod tests {
         assert_eq!(addresses.node_ports(Family::V4, &cidrs, &local), only(&["192.0.2.10", "192.0.2.11"]));
         assert_eq!(addresses.node_ports(Family::V4, &cidrs, &[]), only(&[]));
         assert_eq!(addresses.node_ports(Family::V4, &NodePortAddresses::Any, &local), NodePorts::Any);
-    }
-
-    #[test]
-    fn ipv6_is_left_out_where_the_kernel_has_none() {
-        let proc = tempfile::tempdir().unwrap();
-        assert_eq!(families(Family::V4, proc.path()).unwrap(), [Family::V4]);
-        let refused = families(Family::V6, proc.path()).unwrap_err().to_string();
-        assert!(refused.starts_with("no support for primary IP family \"IPv6\""), "{refused}");
-
-        fs::create_dir_all(proc.path().join("net")).unwrap();
-        fs::write(proc.path().join("net/if_inet6"), "").unwrap();
-        assert_eq!(families(Family::V6, proc.path()).unwrap(), Family::ALL);
-
-        let conf = proc.path().join("sys/net/ipv6/conf/all");
-        fs::create_dir_all(&conf).unwrap();
-        fs::write(conf.join("disable_ipv6"), "1\n").unwrap();
-        assert_eq!(families(Family::V4, proc.path()).unwrap(), [Family::V4]);
     }
 
     #[test]

@@ -1,0 +1,63 @@
+//! What belongs to whom.
+
+use std::net::IpAddr;
+
+use model::ServiceName;
+use ruleset::{Op, Transaction, Words};
+
+use super::{Compiler, Port};
+use crate::Frontend;
+use crate::affinity::Choice;
+use crate::edit::Edit;
+use crate::frontend::Scope;
+use crate::port::View;
+
+impl Compiler {
+    /// The Service that an element of a transaction belongs to, by the position of its operation and its own; `None` if it is
+    /// not known to belong to one.
+    pub fn owner(&self, transaction: &Transaction, position: (usize, Option<usize>)) -> Option<ServiceName> {
+        let (Op::AddElements { set, elements } | Op::DeleteElements { set, elements }) =
+            transaction.ops.get(position.0)?
+        else {
+            return None;
+        };
+        let element = elements.get(position.1?)?;
+        let keys_frontends = |scope: Scope| set.key.starts_with(&scope.fields());
+        let scope = Scope::ALL.into_iter().find(|scope| keys_frontends(*scope));
+        let frontend = scope.and_then(|scope| Frontend::parse(scope, self.options.family, &element.key));
+        let owner = frontend.and_then(|frontend| self.claims.owner(frontend));
+        owner.map(|port| port.service.clone()).or_else(|| self.owner_of_address(&element.key))
+    }
+
+    /// What a frontend leads to, if anyone has it.
+    fn view(&self, frontend: Frontend) -> Option<View<'_>> {
+        let owner = self.claims.owner(frontend)?;
+        let port = self.programmed.get(&owner.service)?.iter().find(|port| port.claim.port == *owner)?;
+        Some(port.rules.view(frontend))
+    }
+
+    pub(super) fn settle_affinity(&mut self, edit: &mut Edit) {
+        let mut affinity = std::mem::take(&mut self.affinity);
+        affinity.settle(|frontend, endpoint| self.view(frontend).is_some_and(|view| view.has(endpoint)), edit);
+        self.affinity = affinity;
+    }
+
+    /// Whether the kernel may go by a note of where it sent a client.
+    pub(super) fn is_true(&self, choice: &Choice) -> bool {
+        let frontend = choice.frontends.into_iter().find(|frontend| self.claims.owner(*frontend).is_some());
+        frontend.filter(|frontend| !self.affinity.is_outdated(*frontend)).is_some_and(|frontend| {
+            self.view(frontend).is_some_and(|view| view.affinity().is_some() && view.has(choice.endpoint))
+        })
+    }
+
+    /// A Service with a ClusterIP or an endpoint at the address that a key begins with.
+    fn owner_of_address(&self, key: &Words) -> Option<ServiceName> {
+        let has = |ip: IpAddr| key.as_bytes().starts_with(Words::build().address(ip).finish().as_bytes());
+        let is_owner = |port: &Port| {
+            port.rules.cluster_ip.is_some_and(has) || port.rules.hairpins.iter().any(|socket| has(socket.ip()))
+        };
+        let mut owners: Vec<_> = self.programmed.iter().filter(|(_, ports)| ports.iter().any(is_owner)).collect();
+        owners.sort_unstable_by_key(|(name, _)| *name);
+        owners.first().map(|(name, _)| (*name).clone())
+    }
+}

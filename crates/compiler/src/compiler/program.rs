@@ -1,0 +1,240 @@
+//! From what Services want to the elements that change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU8;
+
+use ipnet::IpNet;
+use model::{PortEndpoint, Protocol, Service, ServiceName, ServicePortName, State, select};
+use ruleset::{Comment, Data, Element, Words};
+
+use super::Compiler;
+use crate::claims::{Claim, Claims};
+use crate::edit::Edit;
+use crate::flows::Datagrams;
+use crate::lb::Target;
+use crate::port::{PortRules, Treatment, View};
+use crate::sets::{Role, SetId};
+use crate::{Frontend, NodePorts};
+
+/// A Service port and how it is, or is to be, treated.
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub(crate) claim: Claim,
+    /// What it is given: the treatment of frontends that it owns.
+    pub(crate) rules: PortRules,
+    /// Frontends it claims but does not own.
+    lost: Vec<Frontend>,
+    /// Endpoints that flows of datagrams may stay with; empty for other protocols.
+    serving: BTreeSet<SocketAddr>,
+}
+
+impl Compiler {
+    /// Enters what the changed Services claim, and returns what they want and what those want that gained or lost by it.
+    pub(super) fn settle_claims(
+        &mut self,
+        state: &State,
+        services: &BTreeSet<ServiceName>,
+    ) -> BTreeMap<ServiceName, Vec<Port>> {
+        let mut wanted = BTreeMap::new();
+        let mut affected = BTreeSet::new();
+        for name in services {
+            let ports = self.wanted(state, name);
+            affected.extend(self.replace_claims(name, &ports));
+            wanted.insert(name.clone(), ports);
+        }
+        for name in affected {
+            wanted.entry(name).or_insert_with_key(|name| self.wanted(state, name));
+        }
+        wanted
+    }
+
+    /// What a Service wants, regardless of what others want.
+    fn wanted(&self, state: &State, name: &ServiceName) -> Vec<Port> {
+        let Some(service) = state.service(name).filter(|_| !self.set_aside.contains(name)) else {
+            return Vec::new();
+        };
+        service.ports.iter().filter_map(|port| self.wanted_port(state, service, port)).collect()
+    }
+
+    fn wanted_port(&self, state: &State, service: &Service, port: &model::ServicePort) -> Option<Port> {
+        let family = self.options.family;
+        let endpoints = state.endpoints(&service.name, port, family);
+        let selection = select(service, port, family, &endpoints, state.zone());
+        let rules = PortRules::wanted(service, port, &self.options, selection)?;
+        let claim = Claim { created: service.created, port: service.port_name(port) };
+        let serving = endpoints.iter().filter(|e| port.protocol == Protocol::Udp && e.endpoint.serving);
+        Some(Port { claim, rules, lost: Vec::new(), serving: serving.map(PortEndpoint::socket).collect() })
+    }
+
+    /// Replaces the claims of a Service, and returns the Services that gained or lost a frontend by it.
+    fn replace_claims(&mut self, name: &ServiceName, ports: &[Port]) -> Vec<ServiceName> {
+        let mut affected = Vec::new();
+        let old = self.programmed.get(name).map_or(&[][..], Vec::as_slice);
+        for (port, frontend) in old.iter().flat_map(Port::claims) {
+            let stays = |new: &Port| new.claim == port.claim && new.rules.frontends.get(frontend).is_some();
+            if !ports.iter().any(stays) {
+                affected.extend(self.claims.remove(frontend, &port.claim));
+            }
+        }
+        for (port, frontend) in ports.iter().flat_map(Port::claims) {
+            affected.extend(self.claims.add(frontend, port.claim.clone()));
+        }
+        affected
+    }
+
+    /// Makes what is programmed for a Service equal to what it wants.
+    pub(super) fn program(&mut self, service: ServiceName, wanted: Vec<Port>, edit: &mut Edit) {
+        let mut old = self.programmed.remove(&service).unwrap_or_default();
+        let mut programmed = Vec::with_capacity(wanted.len());
+        for mut port in wanted {
+            port.give_up_lost(&self.claims);
+            let before = old.iter().position(|o| o.claim.port == port.claim.port).map(|index| old.swap_remove(index));
+            if port.claim.port.protocol == Protocol::Udp {
+                self.flows.replace(before.as_ref().map(Port::datagrams), Some(port.datagrams()));
+            }
+            let before = before.map(|port| port.rules).unwrap_or_default();
+            let found = self.adopted.numbers_of(&port.rules);
+            port.rules.keep_positions_of(found.as_ref().unwrap_or(&before));
+            self.replace(&port.claim.port, &before, &port.rules, edit);
+            programmed.push(port);
+        }
+        for port in old {
+            if port.claim.port.protocol == Protocol::Udp {
+                self.flows.replace(Some(port.datagrams()), None);
+            }
+            self.replace(&port.claim.port, &port.rules, &PortRules::default(), edit);
+        }
+        if !programmed.is_empty() {
+            self.programmed.insert(service, programmed);
+        }
+    }
+
+    fn replace(&mut self, port: &ServicePortName, old: &PortRules, new: &PortRules, edit: &mut Edit) {
+        let frontends: BTreeSet<_> = old.frontends.iter().chain(new.frontends.iter()).collect();
+        for frontend in frontends {
+            self.replace_frontend(port, frontend, old.view(frontend), new.view(frontend), edit);
+        }
+        let hairpin = |socket: &SocketAddr| (socket.ip(), port.protocol, socket.port());
+        new.cluster_ip.into_iter().for_each(|ip| self.cluster_ips.acquire(ip));
+        old.cluster_ip.into_iter().for_each(|ip| self.cluster_ips.release(ip));
+        new.hairpins.iter().for_each(|socket| self.hairpins.acquire(hairpin(socket)));
+        old.hairpins.iter().for_each(|socket| self.hairpins.release(hairpin(socket)));
+    }
+
+    fn replace_frontend(
+        &mut self,
+        port: &ServicePortName,
+        frontend: Frontend,
+        old: View<'_>,
+        new: View<'_>,
+        edit: &mut Edit,
+    ) {
+        let id = |role| SetId::Frontends(frontend.scope(), role);
+        edit.replace_endpoints(id(Role::Endpoints), frontend, old.cluster, new.cluster);
+        edit.replace_endpoints(id(Role::LocalEndpoints), frontend, old.local, new.local);
+        self.affinity.replace(frontend, &old, &new, edit);
+        self.replace_sources(frontend, old.sources, new.sources, edit);
+        for ((role, from), (_, to)) in old.targets().into_iter().zip(new.targets()) {
+            if from == to {
+                continue;
+            }
+            if let Some(from) = from {
+                self.chains.release(from);
+                edit.delete(self.common_set(role, from).unwrap_or(id(role)), frontend.key());
+            }
+            if let Some(to) = to {
+                let verdict = self.chains.acquire(to);
+                let comment = (role == Role::Refusal).then(|| Comment::new(&port.to_string()));
+                let (set, data) =
+                    self.common_set(role, to).map_or((id(role), Data::Verdict(verdict)), |set| (set, Data::None));
+                edit.add(set, Element { key: frontend.key(), data, comment });
+            }
+        }
+    }
+
+    /// Replaces who may connect to a frontend.
+    fn replace_sources(&mut self, frontend: Frontend, old: Option<&[IpNet]>, new: Option<&[IpNet]>, edit: &mut Edit) {
+        if old.is_some() != new.is_some() {
+            let key = |sources: Option<&[IpNet]>| sources.map(|_| frontend.key());
+            edit.replace_keys(SetId::Restricted, key(old).into_iter(), key(new).into_iter());
+        }
+        let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
+        for range in old.iter().filter(|range| !new.contains(range)) {
+            if let Some(bits) = NonZeroU8::new(range.prefix_len()) {
+                self.source_lengths.release(bits);
+                edit.delete(SetId::Sources(bits), frontend.source_key(*range));
+            }
+        }
+        for range in new.iter().filter(|range| !old.contains(range)) {
+            if let Some(bits) = NonZeroU8::new(range.prefix_len()) {
+                self.source_lengths.acquire(bits);
+                edit.replace_keys(
+                    SetId::Sources(bits),
+                    std::iter::empty(),
+                    std::iter::once(frontend.source_key(*range)),
+                );
+            }
+        }
+    }
+
+    /// The set that leads to `target` without a verdict of the frontend's own, if there is one.
+    fn common_set(&self, role: Role, target: Target) -> Option<SetId> {
+        match target {
+            Target::Lb(chain) if role == Role::Entry && self.chains.is_common(chain) => {
+                Some(SetId::Common { affinity: chain.affinity, endpoints: chain.endpoints })
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn settle_counted(&mut self, edit: &mut Edit) {
+        let (came, went) = self.cluster_ips.settle();
+        let cluster_ip = |ip: IpAddr| Words::build().address(ip).finish();
+        edit.replace_keys(SetId::ClusterIps, went.into_iter().map(cluster_ip), came.into_iter().map(cluster_ip));
+
+        let (came, went) = self.hairpins.settle();
+        let hairpin = |(ip, protocol, port): (IpAddr, Protocol, u16)| {
+            Words::build().address(ip).address(ip).protocol(protocol.number()).port(port).finish()
+        };
+        edit.replace_keys(SetId::Hairpins, went.into_iter().map(hairpin), came.into_iter().map(hairpin));
+    }
+
+    pub(super) fn settle_node_port_addresses(&mut self, edit: &mut Edit) {
+        let NodePorts::Only(wanted) = &self.options.node_ports else { return };
+        let key = |ip: &IpAddr| Words::build().address(*ip).finish();
+        let went = self.node_port_addresses.difference(wanted).map(key);
+        let came = wanted.difference(&self.node_port_addresses).map(key);
+        edit.replace_keys(SetId::NodePortIps, went, came);
+        self.node_port_addresses.clone_from(wanted);
+    }
+}
+
+impl Port {
+    fn datagrams(&self) -> Datagrams<'_> {
+        Datagrams { rules: &self.rules, serving: &self.serving }
+    }
+
+    /// Every frontend it claims, with itself.
+    fn claims(&self) -> impl Iterator<Item = (&Self, Frontend)> {
+        self.rules.frontends.iter().chain(self.lost.iter().copied()).map(move |frontend| (self, frontend))
+    }
+
+    /// Whether connections to the ClusterIP come to it, and not to an older Service that claims the same.
+    pub(super) fn owns_cluster_ip(&self, claims: &Claims) -> bool {
+        let is_owner = |frontend| claims.is_owner(frontend, &self.claim.port);
+        self.rules.frontends.of(Treatment::Cluster).any(is_owner)
+    }
+
+    /// Sets aside the frontends that others own.
+    fn give_up_lost(&mut self, claims: &Claims) {
+        let Self { claim, rules, lost, .. } = self;
+        rules.frontends.retain(|frontend| {
+            let owned = claims.is_owner(frontend, &claim.port);
+            if !owned {
+                lost.push(frontend);
+            }
+            owned
+        });
+    }
+}

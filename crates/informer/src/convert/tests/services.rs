@@ -1,0 +1,238 @@
+//! Services.
+
+use std::num::{NonZeroU16, NonZeroU32};
+
+use super::*;
+
+#[test]
+fn a_plain_service() {
+    let service = good_service(json!({}));
+    assert_eq!(service.name.to_string(), "shop/web");
+    assert_eq!(service.created, 1_767_323_045);
+    assert_eq!(service.cluster_ips.v4, Some("10.0.0.1".parse().unwrap()));
+    assert_eq!(service.cluster_ips.v6, None);
+    assert_eq!(service.ports.len(), 1);
+    let port = &service.ports[0];
+    assert_eq!((&*port.name, port.protocol, port.port.get(), port.node_port), ("http", Protocol::Tcp, 80, None));
+}
+
+#[test]
+fn a_service_that_nobody_gave_a_cluster_ip_is_reported() {
+    for patch in [json!({"clusterIP": "", "clusterIPs": []}), json!({"clusterIP": null, "clusterIPs": null})] {
+        let (update, problems) = service(json!({"spec": patch}));
+        assert!(matches!(update, Update::ServiceGone(_)), "{update:?}");
+        assert!(problems[0].starts_with("spec.clusterIP: is missing"), "{problems:?}");
+    }
+}
+
+#[test]
+fn session_affinity() {
+    let affinity = |spec: Value| good_service(json!({"spec": spec})).affinity.map(NonZeroU32::get);
+    let timeout = |seconds: Value| json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": seconds}}});
+    assert_eq!(affinity(json!({})), None);
+    assert_eq!(affinity(json!({"sessionAffinity": "None", "sessionAffinityConfig": null})), None);
+    assert_eq!(affinity(json!({"sessionAffinity": "ClientIP"})), Some(10_800));
+    assert_eq!(
+        affinity(json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": null}})),
+        Some(10_800)
+    );
+    for seconds in [1, 60, 10_800, 86_400] {
+        assert_eq!(affinity(timeout(json!(seconds))), Some(seconds));
+    }
+    let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds: ";
+    for bad in [json!(0), json!(-1), json!(86_401), json!(1_u64 << 40), json!("60"), json!(1.5)] {
+        let (service, problem) = odd_service(json!({"spec": timeout(bad)}));
+        assert_eq!(service.affinity.map(NonZeroU32::get), Some(10_800));
+        assert!(problem.starts_with(field) && problem.ends_with("taken as 10800"), "{problem}");
+    }
+    for bad in [json!("Cookie"), json!(1), json!([])] {
+        let (service, problem) = odd_service(json!({"spec": {"sessionAffinity": bad}}));
+        assert_eq!(service.affinity, None);
+        assert!(problem.starts_with("spec.sessionAffinity: ") && problem.ends_with("taken as None"), "{problem}");
+    }
+    let (service, problem) = odd_service(json!({"spec": {"sessionAffinity": "ClientIP", "sessionAffinityConfig": 5}}));
+    assert_eq!(service.affinity.map(NonZeroU32::get), Some(10_800));
+    assert!(problem.starts_with("spec.sessionAffinityConfig: "), "{problem}");
+}
+
+fn ranges(service: &Service) -> Vec<String> {
+    service.source_ranges.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn load_balancer_source_ranges() {
+    let good = |list: Value| ranges(&good_service(json!({"spec": {"loadBalancerSourceRanges": list}})));
+    assert_eq!(good(json!([])), [""; 0]);
+    assert_eq!(good(json!(null)), [""; 0]);
+    assert_eq!(good(json!(["192.168.0.0/24", " 203.0.113.7/25 "])), ["192.168.0.0/24", "203.0.113.0/25"]);
+    assert_eq!(
+        good(json!(["203.000.113.000/025", "10.0.0.1/32", "10.0.0.1/32", ""])),
+        ["10.0.0.1/32", "203.0.113.0/25"]
+    );
+    // Order does not matter, and overlaps stay.
+    assert_eq!(good(json!(["10.1.0.0/16", "10.0.0.0/8"])), good(json!(["10.0.0.0/8", "10.1.0.0/16"])));
+    assert_eq!(good(json!(["fd00::/8", "10.0.0.0/8"])), ["10.0.0.0/8", "fd00::/8"]);
+    // Everyone of that family.
+    assert_eq!(good(json!(["10.0.0.0/8", "fd00::/8", "0.0.0.0/0"])), ["fd00::/8"]);
+    assert_eq!(good(json!(["10.0.0.0/8", "::/0"])), ["10.0.0.0/8"]);
+}
+
+#[test]
+fn a_bad_source_range_costs_only_itself() {
+    for bad in [json!("10.0.0.0"), json!("10.0.0.0/33"), json!("all"), json!(5)] {
+        let (service, problem) = odd_service(json!({"spec": {"loadBalancerSourceRanges": ["192.0.2.0/24", bad]}}));
+        assert_eq!(ranges(&service), ["192.0.2.0/24"]);
+        assert!(problem.starts_with("spec.loadBalancerSourceRanges[1]: ") && problem.ends_with("skipped"), "{problem}");
+    }
+    let (update, problems) = service(json!({"spec": {"loadBalancerSourceRanges": ["all"]}}));
+    assert!(matches!(update, Update::Service(_)));
+    assert!(problems[1].ends_with("has no usable range: the load balancer's addresses are open to everyone"));
+    let (update, _) = service(json!({"spec": {"loadBalancerSourceRanges": "10.0.0.0/8"}}));
+    assert!(matches!(update, Update::Unreadable(..)), "nobody is let in by mistake");
+}
+
+#[test]
+fn cluster_ips_of_both_families() {
+    let ips = |patch: Value| {
+        let ips = good_service(json!({"spec": patch})).cluster_ips;
+        [ips.v4, ips.v6].map(|ip| ip.map_or_else(String::new, |ip| ip.to_string()))
+    };
+    let both = json!(["fd00::1", "10.0.0.1"]);
+    assert_eq!(
+        ips(json!({"clusterIP": "fd00::1", "clusterIPs": both, "ipFamilies": ["IPv6", "IPv4"]})),
+        ["10.0.0.1", "fd00::1"]
+    );
+    // Only as many as there are families.
+    assert_eq!(ips(json!({"clusterIP": "fd00::1", "clusterIPs": both, "ipFamilies": ["IPv6"]})), ["", "fd00::1"]);
+    // What manifests may leave to the API server to fill in.
+    assert_eq!(ips(json!({"clusterIPs": null, "ipFamilies": null})), ["10.0.0.1", ""]);
+    assert_eq!(ips(json!({"clusterIP": null, "ipFamilies": null})), ["10.0.0.1", ""]);
+    assert_eq!(ips(json!({"clusterIP": null, "clusterIPs": both, "ipFamilies": null})), ["10.0.0.1", "fd00::1"]);
+    // Zero-padded octets are decimal.
+    assert_eq!(ips(json!({"clusterIP": "172.30.0.041", "clusterIPs": ["172.30.0.041"]})), ["172.30.0.41", ""]);
+}
+
+#[test]
+fn a_bad_cluster_ip_leaves_the_other_family() {
+    let both = |v6: &str| json!({"spec": {"clusterIPs": ["10.0.0.1", v6], "ipFamilies": ["IPv4", "IPv6"]}});
+    for bad in ["fd00::x", "10.0.0.2"] {
+        let (service, problem) = odd_service(both(bad));
+        assert!(service.cluster_ips.v4.is_some() && service.cluster_ips.v6.is_none());
+        assert!(problem.starts_with("spec.clusterIPs: ") && problem.contains("not served"), "{problem}");
+    }
+    let (update, problems) = service(json!({"spec": {"clusterIP": "x", "clusterIPs": ["x"]}}));
+    assert!(matches!(update, Update::ServiceGone(_)));
+    assert_eq!(problems.len(), 1);
+    let (_, problem) = odd_service(json!({"spec": {"ipFamilies": ["IPv5"]}}));
+    assert_eq!(problem, "spec.ipFamilies[0]: \"IPv5\" is not IPv4 or IPv6: the address tells");
+}
+
+#[test]
+fn a_bad_port_costs_only_itself() {
+    let good = json!({"name": "dns", "protocol": "UDP", "port": 53, "nodePort": 30053});
+    for (bad, wanted) in [
+        (
+            json!({"name": "a", "port": 70000}),
+            "spec.ports[0].port: 70000 is not a port number (1 to 65535): the port is skipped",
+        ),
+        (
+            json!({"name": "a", "port": 0}),
+            "spec.ports[0].port: 0 is not a port number (1 to 65535): the port is skipped",
+        ),
+        (
+            json!({"name": "a", "port": -1}),
+            "spec.ports[0].port: -1 is not a port number (1 to 65535): the port is skipped",
+        ),
+        (json!({"name": "a"}), "spec.ports[0].port: is missing: the port is skipped"),
+        (
+            json!({"name": "a", "port": "http"}),
+            "spec.ports[0].port: invalid type: string \"http\", expected a whole number: the port is skipped",
+        ),
+        (
+            json!({"name": "a", "port": 1, "protocol": "QUIC"}),
+            "spec.ports[0].protocol: \"QUIC\" is not TCP, UDP or SCTP: the port is skipped",
+        ),
+        (
+            json!({"name": "a", "port": 1, "protocol": 6}),
+            "spec.ports[0].protocol: invalid type: integer `6`, expected a string: the port is skipped",
+        ),
+        (
+            json!({"name": 5, "port": 1}),
+            "spec.ports[0].name: invalid type: integer `5`, expected a string: the port is skipped",
+        ),
+        (json!("80"), "spec.ports[0]: invalid type: string \"80\", expected an object: it is skipped"),
+    ] {
+        let (service, problem) = odd_service(json!({"spec": {"ports": [bad, good]}}));
+        assert_eq!(problem, wanted);
+        assert_eq!(service.ports.len(), 1);
+        assert_eq!(service.ports[0].protocol, Protocol::Udp);
+        assert_eq!(service.ports[0].node_port, NonZeroU16::new(30053));
+    }
+    let (service, problem) = odd_service(json!({"spec": {"ports": [{"port": 80, "nodePort": 99999}]}}));
+    assert_eq!(problem, "spec.ports[0].nodePort: 99999 is not a port number (1 to 65535): the port has no NodePort");
+    assert_eq!(service.ports[0].node_port, None);
+}
+
+#[test]
+fn the_first_of_equal_ports_wins() {
+    let port = |name: &str, protocol: &str, port: u16| json!({"name": name, "protocol": protocol, "port": port});
+    let ports = [port("a", "TCP", 1), port("a", "UDP", 2), port("a", "TCP", 3), port("b", "TCP", 4)];
+    let (service, problem) = odd_service(json!({"spec": {"ports": ports}}));
+    assert_eq!(service.ports.iter().map(|p| p.port.get()).collect::<Vec<_>>(), [1, 2, 4]);
+    assert_eq!(problem, "spec.ports[2].name: the name \"a\" is used before by another tcp port: this one is skipped");
+    // Protocol TCP is the default, no node port may be written as 0.
+    assert_eq!(good_service(json!({"spec": {"ports": [{"port": 1, "nodePort": 0}]}})).ports[0].protocol, Protocol::Tcp);
+}
+
+#[test]
+fn external_and_load_balancer_addresses() {
+    let patch = json!({"spec": {"externalIPs": ["192.0.2.1", "", " ", "x", "fd00::9", "192.0.2.1"]}});
+    let (service, problem) = odd_service(patch);
+    assert_eq!(service.external_ips, ["192.0.2.1", "fd00::9"].map(|ip| ip.parse::<std::net::IpAddr>().unwrap()));
+    assert_eq!(problem, "spec.externalIPs[3]: \"x\" is not an IP address: it is skipped");
+
+    let ingress = json!([
+        {"ip": "198.51.100.1"}, {"ip": "198.51.100.2", "ipMode": "VIP"}, {"ip": "198.51.100.3", "ipMode": "Proxy"},
+        {"hostname": "lb.example"}, {"ip": ""},
+    ]);
+    let service = good_service(json!({"status": {"loadBalancer": {"ingress": ingress}}}));
+    assert_eq!(service.load_balancer_ips.len(), 2);
+    for bad in [json!({"ip": "x"}), json!({"ip": "1.2.3.4", "ipMode": "Magic"}), json!({"ip": 5}), json!([])] {
+        let ingress = json!([bad, {"ip": "198.51.100.1"}]);
+        let (service, problem) = odd_service(json!({"status": {"loadBalancer": {"ingress": ingress}}}));
+        assert_eq!(service.load_balancer_ips.len(), 1);
+        assert!(problem.starts_with("status.loadBalancer.ingress[0]"), "{problem}");
+    }
+}
+
+#[test]
+fn traffic_policies() {
+    let external = |service_type: &str, ips: &[&str]| {
+        let spec = json!({"type": service_type, "externalIPs": ips, "externalTrafficPolicy": "Local"});
+        good_service(json!({"spec": spec})).external_policy
+    };
+    assert_eq!(external("NodePort", &[]), TrafficPolicy::Local);
+    assert_eq!(external("LoadBalancer", &[]), TrafficPolicy::Local);
+    assert_eq!(external("ClusterIP", &["192.0.2.1"]), TrafficPolicy::Local);
+    assert_eq!(external("ClusterIP", &[]), TrafficPolicy::Cluster);
+    assert_eq!(good_service(json!({})).internal_policy, TrafficPolicy::Cluster);
+    let local = good_service(json!({"spec": {"internalTrafficPolicy": "Local"}}));
+    assert_eq!(local.internal_policy, TrafficPolicy::Local);
+    for bad in [json!("Nearby"), json!(1)] {
+        let (service, problem) = odd_service(json!({"spec": {"internalTrafficPolicy": bad}}));
+        assert_eq!(service.internal_policy, TrafficPolicy::Cluster);
+        assert!(problem.starts_with("spec.internalTrafficPolicy: ") && problem.ends_with("taken as Cluster"));
+    }
+}
+
+#[test]
+fn odd_values_that_have_a_default() {
+    let (_, problem) = odd_service(json!({"spec": {"type": "Mystery"}}));
+    assert_eq!(problem, "spec.type: \"Mystery\" is not a type of Service: taken as ClusterIP");
+    for bad in [json!("yesterday"), json!(5)] {
+        let (service, problem) = odd_service(json!({"metadata": {"creationTimestamp": bad}}));
+        assert_eq!(service.created, i64::MAX);
+        assert!(problem.starts_with("metadata.creationTimestamp: "));
+    }
+    assert_eq!(good_service(json!({"metadata": {"namespace": null}})).name.to_string(), "default/web");
+}

@@ -1,0 +1,200 @@
+//! Which flows are stale.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use compiler::{FlowCheck, Frontend};
+use model::{PortNumber, Protocol};
+use netlink::Flow;
+
+/// Frontends, and the endpoints whose flows stay as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Checks(HashMap<Frontend, BTreeSet<SocketAddr>>);
+
+impl Checks {
+    /// Adds checks. Of those of one frontend, the last one counts.
+    pub(super) fn add(&mut self, checks: Vec<FlowCheck>) {
+        self.0.extend(checks.into_iter().map(|FlowCheck { frontend, serving }| (frontend, serving)));
+    }
+
+    /// Adds checks that are older than these.
+    pub(super) fn add_older(&mut self, older: Self) {
+        for (frontend, serving) in older.0 {
+            self.0.entry(frontend).or_insert(serving);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether it takes the node's own addresses to tell what is stale.
+    pub(super) fn have_node_ports(&self) -> bool {
+        self.0.keys().any(|frontend| matches!(frontend, Frontend::NodePort { .. }))
+    }
+
+    /// Whether a flow goes to one of the frontends and leads elsewhere than to the endpoints that serve: to one that is gone,
+    /// or to none, as it was when it began. `own` are the node's addresses, but for loopback.
+    pub(super) fn is_stale(&self, flow: &Flow, own: &BTreeSet<IpAddr>) -> bool {
+        let protocol = Protocol::Udp;
+        let destination = flow.original.destination;
+        let Some(port) = PortNumber::new(destination.port()).filter(|_| flow.protocol == protocol.number()) else {
+            return false;
+        };
+        let address = destination.ip();
+        // As in the rules, which look for an address first.
+        let serving = self.0.get(&Frontend::Address { address, protocol, port }).or_else(|| {
+            let node_port = self.0.get(&Frontend::NodePort { protocol, port });
+            node_port.filter(|_| own.contains(&address))
+        });
+        serving.is_some_and(|serving| !serving.contains(&flow.reply.source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink::Tuple;
+
+    use super::*;
+
+    const SERVING: &str = "10.1.0.2:5353";
+    const ALSO_SERVING: &str = "10.1.0.3:5353";
+    const GONE: &str = "10.1.0.9:5353";
+
+    fn sockets(list: &[&str]) -> BTreeSet<SocketAddr> {
+        list.iter().map(|socket| socket.parse().unwrap()).collect()
+    }
+
+    fn at(socket: &str) -> Frontend {
+        let socket: SocketAddr = socket.parse().unwrap();
+        Frontend::Address {
+            address: socket.ip(),
+            protocol: Protocol::Udp,
+            port: PortNumber::new(socket.port()).unwrap(),
+        }
+    }
+
+    fn node_port(port: u16) -> Frontend {
+        Frontend::NodePort { protocol: Protocol::Udp, port: PortNumber::new(port).unwrap() }
+    }
+
+    fn checks(list: &[(Frontend, &[&str])]) -> Checks {
+        let mut checks = Checks::default();
+        let check = |(frontend, serving): &(_, &[&str])| FlowCheck { frontend: *frontend, serving: sockets(serving) };
+        checks.add(list.iter().map(check).collect());
+        checks
+    }
+
+    fn own() -> BTreeSet<IpAddr> {
+        ["192.0.2.10", "10.1.0.1", "2001:db8::10"].map(|address| address.parse().unwrap()).into()
+    }
+
+    fn flow(protocol: u8, destination: &str, answers: &str) -> Flow {
+        let client = "192.0.2.100:40000".parse().unwrap();
+        let [destination, answers] = [destination, answers].map(|socket| socket.parse().unwrap());
+        let original = Tuple { source: client, destination };
+        Flow { protocol, original, reply: Tuple { source: answers, destination: client }, id: 1 }
+    }
+
+    /// Every kind of frontend × its port or another one × who answers × protocol: one combination is stale.
+    #[test]
+    fn udp_flows_to_a_checked_frontend_that_end_at_none_of_its_endpoints_are_stale() {
+        const FRONTENDS: [(&str, &str); 5] = [
+            ("ClusterIP", "10.96.0.10:53"),
+            ("external IP", "203.0.113.1:53"),
+            ("load balancer", "198.51.100.1:53"),
+            ("NodePort", "192.0.2.10:30053"),
+            ("NodePort on another address of the node", "10.1.0.1:30053"),
+        ];
+        let serving: &[&str] = &[SERVING, ALSO_SERVING];
+        let checks = checks(&[
+            (at("10.96.0.10:53"), serving),
+            (at("203.0.113.1:53"), serving),
+            (at("198.51.100.1:53"), serving),
+            (node_port(30053), serving),
+        ]);
+        let mut stale = 0;
+        for (kind, frontend) in FRONTENDS {
+            let frontend: SocketAddr = frontend.parse().unwrap();
+            for same_port in [true, false] {
+                let to = SocketAddr::new(frontend.ip(), frontend.port() + u16::from(!same_port)).to_string();
+                // The last stands for a flow that began when there was no endpoint: nothing was translated.
+                for (answers, serves) in [(SERVING, true), (ALSO_SERVING, true), (GONE, false), (to.as_str(), false)] {
+                    for (protocol, is_udp) in [(17, true), (6, false), (132, false), (136, false)] {
+                        let expected = same_port && !serves && is_udp;
+                        let is_stale = checks.is_stale(&flow(protocol, &to, answers), &own());
+                        assert_eq!(is_stale, expected, "{kind}: {protocol} to {to}, {answers} answers");
+                        stale += usize::from(is_stale);
+                    }
+                }
+            }
+        }
+        assert_eq!(stale, FRONTENDS.len() * 2);
+    }
+
+    #[test]
+    fn without_endpoints_all_flows_are_stale() {
+        let checks = checks(&[(at("10.96.0.10:53"), &[]), (node_port(30053), &[])]);
+        for (to, answers) in [
+            ("10.96.0.10:53", SERVING),
+            ("10.96.0.10:53", "10.96.0.10:53"),
+            ("192.0.2.10:30053", SERVING),
+            ("192.0.2.10:30053", "192.0.2.10:30053"),
+        ] {
+            assert!(checks.is_stale(&flow(17, to, answers), &own()), "{to} {answers}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_whose_port_changed_is_another_one() {
+        let checks = checks(&[(at("10.96.0.10:53"), &["10.1.0.2:5354"])]);
+        assert!(checks.is_stale(&flow(17, "10.96.0.10:53", "10.1.0.2:5353"), &own()));
+        assert!(!checks.is_stale(&flow(17, "10.96.0.10:53", "10.1.0.2:5354"), &own()));
+    }
+
+    /// Other hosts may use the number of a NodePort for something else, and flows to them pass through this node.
+    #[test]
+    fn a_node_port_is_one_of_the_nodes_own_addresses() {
+        let checks = checks(&[(node_port(30053), &[SERVING])]);
+        for (to, stale) in [
+            ("192.0.2.10:30053", true),
+            ("10.1.0.1:30053", true),
+            ("[2001:db8::10]:30053", true),
+            ("192.0.2.11:30053", false),
+            ("10.1.0.2:30053", false),
+            ("127.0.0.1:30053", false),
+        ] {
+            assert_eq!(checks.is_stale(&flow(17, to, GONE), &own()), stale, "{to}");
+        }
+    }
+
+    #[test]
+    fn frontends_that_are_not_checked_keep_their_flows() {
+        let checks = checks(&[(at("10.96.0.10:53"), &[SERVING])]);
+        assert!(!checks.have_node_ports());
+        for to in ["10.96.0.11:53", "192.0.2.10:30053", "192.0.2.10:53", "[fd00::10]:53"] {
+            assert!(!checks.is_stale(&flow(17, to, GONE), &own()), "{to}");
+        }
+        assert!(!checks.is_stale(&flow(17, "10.96.0.10:0", GONE), &own()), "port 0 is none");
+    }
+
+    /// An external IP may be an address of the node: the Service that owns it there comes before NodePorts.
+    #[test]
+    fn an_address_comes_before_a_node_port() {
+        let checks = checks(&[(at("192.0.2.10:30053"), &[SERVING]), (node_port(30053), &[ALSO_SERVING])]);
+        assert!(!checks.is_stale(&flow(17, "192.0.2.10:30053", SERVING), &own()));
+        assert!(checks.is_stale(&flow(17, "192.0.2.10:30053", ALSO_SERVING), &own()));
+        assert!(checks.is_stale(&flow(17, "10.1.0.1:30053", SERVING), &own()));
+    }
+
+    #[test]
+    fn of_several_checks_of_a_frontend_the_last_one_counts() {
+        let frontend = at("10.96.0.10:53");
+        let mut first = checks(&[(frontend, &[GONE]), (node_port(1), &[])]);
+        first.add(vec![FlowCheck { frontend, serving: sockets(&[SERVING]) }]);
+        assert_eq!(first, checks(&[(frontend, &[SERVING]), (node_port(1), &[])]));
+
+        first.add_older(checks(&[(frontend, &[GONE]), (node_port(2), &[GONE])]));
+        assert_eq!(first, checks(&[(frontend, &[SERVING]), (node_port(1), &[]), (node_port(2), &[GONE])]));
+    }
+}
