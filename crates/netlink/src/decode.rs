@@ -105,6 +105,13 @@ pub(crate) fn set(message: Message<'_>) -> Result<Option<Declared>, Malformed> {
     Ok(Some(set))
 }
 
+/// Whether a set is declared to be filled by rules.
+pub(crate) fn is_dynamic(declaration: &str) -> bool {
+    declaration.starts_with(DYNAMIC)
+}
+
+const DYNAMIC: &str = "dynamic ";
+
 fn size_of(description: &[u8]) -> Result<u32, Malformed> {
     let mut size = 0;
     for attribute in attributes(description) {
@@ -183,6 +190,7 @@ fn verdict(value: &[u8]) -> Result<Option<Verdict>, Malformed> {
         }
     }
     Ok(match (code, chain) {
+        (Some(libc::NF_ACCEPT), _) => Some(Verdict::Accept),
         (Some(libc::NF_DROP), _) => Some(Verdict::Drop),
         (Some(libc::NFT_GOTO), Some(chain)) => Some(Verdict::Goto(chain)),
         (Some(libc::NFT_JUMP), Some(chain)) => Some(Verdict::Jump(chain)),
@@ -201,4 +209,113 @@ fn comment_of(annotations: &[u8]) -> Option<Comment> {
         rest = after;
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+    use std::sync::Arc;
+
+    use ruleset::{
+        Chain, ChainKind, DataType, Family, Field, Hook, HookPoint, Op, Rule, Selector, Set, SetKind, Statement,
+        Transaction,
+    };
+
+    use super::*;
+    use crate::encode::encode;
+    use crate::message::messages;
+    use crate::rule_text::rule_text;
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    /// One message of each kind that we read.
+    fn examples() -> Vec<Vec<u8>> {
+        let fields = vec![Field::Address, Field::Protocol, Field::Port, Field::Index];
+        let map = |text, data| Set {
+            name: name(text),
+            key: fields.clone(),
+            data: Some(data),
+            kind: SetKind::Exact,
+            comment: Some(Comment::new("endpoints")),
+        };
+        let endpoints = Arc::new(map("endpoints", DataType::Value(vec![Field::Address, Field::Port])));
+        let services = Arc::new(map("services", DataType::Verdict));
+        let key = |n| Words::build().address([10, 0, 0, 1].into()).protocol(6).port(80).native(n).finish();
+        let value = Data::Value(Words::build().address([10, 1, 0, 1].into()).port(8080).finish());
+        let element = |n, data| Element { key: key(n), data, comment: Some(Comment::new("prod/web")) };
+        let random = Selector::Random(NonZeroU32::new(3).unwrap());
+        let selectors = vec![Selector::DestinationAddress, Selector::Protocol, Selector::DestinationPort, random];
+        let statements =
+            vec![Statement::NewConnection, Statement::Dnat { key: selectors, map: Arc::clone(&endpoints) }];
+        let hook = Hook { kind: ChainKind::Nat, point: HookPoint::Output, priority: -100 };
+        let goto = Data::Verdict(Verdict::Goto(name("lb-3")));
+        let ops = vec![
+            Op::AddChain(Chain { name: name("nat-output"), hook: Some(hook), comment: None }),
+            Op::AddRule(Rule { chain: name("lb-3"), statements, comment: Some(Comment::new("why")) }),
+            Op::AddSet(Arc::clone(&endpoints)),
+            Op::AddElements { set: endpoints, elements: vec![element(0, value.clone()), element(1, value)] },
+            Op::AddElements {
+                set: services,
+                elements: vec![element(0, Data::Verdict(Verdict::Drop)), element(1, goto)],
+            },
+        ];
+        let transaction = Transaction { ops, ..Transaction::new(Family::Ip, name("t")) };
+        let encoded = encode(&transaction).unwrap().unwrap();
+        let messages = encoded.batch.iter().flat_map(messages).map(Result::unwrap);
+        let of_nf_tables = messages.filter(|message| message.nf_tables_kind().is_some());
+        of_nf_tables.map(|message| message.bytes.to_vec()).collect()
+    }
+
+    /// All that is made of a message, whatever kind it claims to be.
+    fn decoded(datagram: &[u8]) -> Vec<String> {
+        let table = name("t");
+        let all = messages(datagram).map(|message| {
+            let Ok(message) = message else { return "malformed".to_owned() };
+            let mut set = FoundSet::default();
+            let elements = elements(message, &mut set);
+            let rule = (chain_of_rule(message), rule_text(message));
+            format!(
+                "{:?} {:?} {rule:?} {elements:?} {set:?} {:?}",
+                chain(message, &table),
+                super::set(message),
+                table_flags(message)
+            )
+        });
+        all.collect()
+    }
+
+    #[test]
+    fn truncated_at_every_byte() {
+        for whole in examples() {
+            let expected = decoded(&whole);
+            assert!(!expected[0].contains("malformed"));
+            for length in 1..whole.len() {
+                assert_eq!(decoded(&whole[..length]), ["malformed"], "{length} bytes");
+                // As the message claims to be shorter.
+                let mut shorter = whole[..length].to_vec();
+                if length >= 4 {
+                    shorter[..4].copy_from_slice(&(length as u32).to_ne_bytes());
+                }
+                // The last attribute may be padded.
+                if length + 3 < whole.len() {
+                    assert_ne!(decoded(&shorter), expected, "{length} of {} bytes", whole.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_byte_may_have_another_value() {
+        for whole in examples() {
+            for at in 0..whole.len() {
+                for value in [0, 1, 3, 4, 5, 8, 16, 127, 128, 255] {
+                    let mut changed = whole.clone();
+                    changed[at] = value;
+                    assert!(!decoded(&changed).is_empty());
+                }
+            }
+        }
+    }
 }

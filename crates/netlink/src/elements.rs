@@ -15,7 +15,7 @@ const LIMIT: usize = 60_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     Add,
-    /// Only keys are written, both where elements have an end.
+    /// Only keys are written.
     Delete,
 }
 

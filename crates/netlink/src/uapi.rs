@@ -16,6 +16,7 @@ pub(crate) const NFTA_HOOK_PRIORITY: u16 = 2;
 
 pub(crate) const NFTA_RULE_TABLE: u16 = 1;
 pub(crate) const NFTA_RULE_CHAIN: u16 = 2;
+pub(crate) const NFTA_RULE_EXPRESSIONS: u16 = 4;
 pub(crate) const NFTA_RULE_USERDATA: u16 = 7;
 
 pub(crate) const NFTA_SET_TABLE: u16 = 1;
@@ -59,6 +60,15 @@ pub(crate) const NFT_CHAIN_BINDING: u32 = 4;
 /// The data type of a verdict map.
 pub(crate) const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
 
+pub(crate) const NFTA_EXPR_NAME: u16 = 1;
+pub(crate) const NFTA_EXPR_DATA: u16 = 2;
+
+pub(crate) const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
+pub(crate) const NFTA_NAT_REG_ADDR_MAX: u16 = 4;
+pub(crate) const NFTA_NAT_REG_PROTO_MIN: u16 = 5;
+pub(crate) const NFTA_NAT_REG_PROTO_MAX: u16 = 6;
+pub(crate) const NFTA_NAT_FLAGS: u16 = 7;
+
 /// How many bytes of annotations an object may have.
 pub(crate) const NFT_USERDATA_MAXLEN: usize = 256;
 
@@ -70,6 +80,9 @@ pub(crate) const NFTA_FIB_F_SADDR: u32 = 1;
 pub(crate) const NFTA_FIB_F_DADDR: u32 = 2;
 pub(crate) const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
 
+/// Flags of a translation that its registers imply (include/uapi/linux/netfilter/nf_nat.h).
+pub(crate) const NF_NAT_RANGE_MAP_IPS: u32 = 1 << 0;
+pub(crate) const NF_NAT_RANGE_PROTO_SPECIFIED: u32 = 1 << 1;
 /// `fully-random` (include/uapi/linux/netfilter/nf_nat.h).
 pub(crate) const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 1 << 4;
 

@@ -2,14 +2,15 @@
 
 mod common;
 
+use std::num::NonZeroU8;
 use std::sync::Arc;
 
 use anyhow::Result;
-use common::{add, chain, delete, endpoint, endpoints, kernel, name, nft, ranges, table, transaction};
+use common::{add, chain, delete, endpoint, endpoints, kernel, name, nft, table, transaction};
 use netlink::{NfTables, OpenError};
 use ruleset::{
-    Comment, CommitError, Data, DataType, Element, Family, Field, Kernel as _, Op, Rejection, Rule, Selector,
-    Statement, Verdict, Words,
+    Comment, CommitError, Data, DataType, Family, Field, Kernel as _, Op, Rejection, Rule, Selector, Statement,
+    Verdict, Words,
 };
 use testing::netns::Namespace;
 
@@ -53,35 +54,6 @@ fn an_element_that_exists_with_other_data() -> Result<()> {
     assert_eq!(rejections[0].position, (1, Some(5_432)));
     assert_eq!(rejections[0].operation, "add element ip t endpoints { 10.0.0.77 . tcp . 80 . 0 : 0.0.0.1 . 1 }");
     assert_eq!(nft(&namespace, "list ruleset", "")?, before);
-    Ok(())
-}
-
-/// Of all lengths, by which the wrong one is found, and beyond the first message.
-#[test]
-fn ranges_that_overlap_or_do_not_exist() -> Result<()> {
-    let (_namespace, mut kernel) = kernel("overlap")?;
-    let range = |n: u32, length: u32| {
-        let key = |client| Words::build().address(common::address(n / 9)).protocol(6).port(80).address(client).finish();
-        let data = if length == 0 { Data::None } else { Data::Until(key(common::address(n * 256 + length))) };
-        let comment = Some(Comment::new(&"x".repeat(n as usize % 129)));
-        Element { key: key(common::address(n * 256)), data, comment }
-    };
-    let mut elements: Vec<_> = (0..1_000).map(|n| range(n, n % 3 * 10)).collect();
-    elements[877] = range(400, 3);
-
-    let found = rejections(&mut kernel, vec![table(), Op::AddSet(ranges()), add(&ranges(), elements.clone())]);
-
-    assert_eq!(found.len(), 1);
-    assert_eq!((found[0].position, errno(&found[0])), ((2, Some(877)), Some(libc::EEXIST)));
-    let text = "add element ip t ranges { 0.0.0.44 . tcp . 80 . 0.1.144.0/30 comment \"xxxxxxxxxxxxx\" }";
-    assert_eq!(found[0].operation, text);
-
-    elements[877] = range(877, 0);
-    kernel.commit(&transaction(Family::Ip, vec![table(), Op::AddSet(ranges()), add(&ranges(), elements.clone())]))?;
-    elements[998] = range(2_000, 9);
-    let found = rejections(&mut kernel, vec![delete(&ranges(), elements)]);
-    assert_eq!(found.len(), 1);
-    assert_eq!((found[0].position, errno(&found[0])), ((0, Some(998)), Some(libc::ENOENT)));
     Ok(())
 }
 
@@ -212,11 +184,14 @@ fn statements_without_meaning() -> Result<()> {
         comparison: ruleset::Comparison::Is,
         prefix: "fd00::/8".parse()?,
     };
+    let too_many = NonZeroU8::MIN.saturating_add(32);
+    let addresses = common::set("addresses", &[Field::Address], None);
     let ops = vec![
         table(),
         chain("c"),
         rule(prefix, 1),
         rule(Statement::IsLocal(Selector::Protocol), 1),
+        rule(Statement::InSet { key: vec![Selector::SourceNetwork(too_many)], set: addresses }, 1),
         rule(Statement::NewConnection, 50),
     ];
     let rejections = rejections(&mut kernel, ops);
@@ -226,6 +201,7 @@ fn statements_without_meaning() -> Result<()> {
         [
             "the prefix is not of the table's address family",
             "only an address can be local",
+            "an address has fewer bits than are to be kept",
             "the rule has more statements than the kernel takes",
         ]
     );

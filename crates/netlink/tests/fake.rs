@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::Result;
-use common::{add, chain, choices, delete, kernel, name, nft, ranges, set, table, transaction, verdict};
+use common::{add, chain, choices, delete, kernel, name, nft, set, table, transaction, verdict};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use ruleset::{
@@ -45,18 +45,6 @@ fn choice(n: u32, to: u32) -> Element {
     Element { key: key(n), data: Data::Value(key(to)), comment: None }
 }
 
-/// Clients from one to another, of the same frontend.
-fn range(first: u32, last: u32) -> Element {
-    let key = |n| {
-        Words::build().address(common::address(0x0a60_0001)).protocol(6).port(80).address(common::address(n)).finish()
-    };
-    let data = if first == last { Data::None } else { Data::Until(key(last)) };
-    Element { key: key(first), data, comment: None }
-}
-
-/// Ranges to add: blocks, a client, and some that overlap with a block so that whoever comes second is refused.
-const RANGES: [(u32, u32); 6] = [(0, 3), (4, 7), (8, 11), (12, 12), (1, 3), (9, 11)];
-
 /// Chains only lead to later ones, and only the first looks up verdicts: a loop is another test's business.
 fn op() -> impl Strategy<Value = Op> {
     let keys = || prop::collection::btree_set(0..5u32, 1..4);
@@ -67,17 +55,15 @@ fn op() -> impl Strategy<Value = Op> {
         keys.into_iter().map(|n| verdict(key(n), Verdict::Goto(name(CHAINS[to])), None)).collect::<Vec<_>>()
     };
     let rule = |chain: usize, statements| Op::AddRule(Rule { chain: name(CHAINS[chain]), statements, comment: None });
-    let some_ranges = |of: usize| prop::collection::vec((0..of).prop_map(|n| range(RANGES[n].0, RANGES[n].1)), 1..4);
     let lookup = || Statement::VerdictMap { key: vec![Selector::DestinationAddress], map: verdicts() };
     prop_oneof![
         1 => Just(Op::DeleteTable),
         2 => Just(table()),
         2 => Just(Op::AddSet(addresses())),
         2 => Just(Op::AddSet(verdicts())),
-        2 => Just(Op::AddSet(ranges())),
         2 => Just(Op::AddSet(small())),
-        1 => prop_oneof![Just(Op::FlushSet(ranges())), Just(Op::FlushSet(small()))],
-        1 => prop_oneof![Just(Op::FlushSet(addresses())), Just(Op::FlushSet(verdicts()))],
+        1 => prop_oneof![Just(addresses()), Just(verdicts()), Just(small())].prop_map(Op::FlushSet),
+        1 => prop_oneof![Just("addresses"), Just("verdicts"), Just("small")].prop_map(|set| Op::DeleteSet(name(set))),
         5 => (0..CHAINS.len()).prop_map(|n| chain(CHAINS[n])),
         2 => (0..CHAINS.len()).prop_map(|n| Op::DeleteChain(name(CHAINS[n]))),
         1 => (0..CHAINS.len()).prop_map(|n| Op::FlushChain(name(CHAINS[n]))),
@@ -87,9 +73,6 @@ fn op() -> impl Strategy<Value = Op> {
         3 => keys().prop_map(move |keys| delete(&addresses(), plain(keys))),
         4 => (keys(), 1..CHAINS.len()).prop_map(move |(keys, to)| add(&verdicts(), goto(keys, to))),
         3 => keys().prop_map(move |keys| delete(&verdicts(), plain(keys))),
-        4 => some_ranges(RANGES.len()).prop_map(|elements| add(&ranges(), elements)),
-        // Not those that begin within others, with which the fake is stricter.
-        3 => some_ranges(4).prop_map(|elements| delete(&ranges(), elements)),
         4 => keys().prop_map(|keys| add(&small(), keys.into_iter().map(|n| choice(n, 9)).collect())),
         1 => (0..5u32).prop_map(|n| add(&small(), vec![choice(n, 8)])),
         3 => keys().prop_map(move |keys| delete(&small(), plain(keys))),
@@ -139,7 +122,7 @@ proptest! {
 fn compare(history: Vec<Vec<Op>>) -> Result<()> {
     let (namespace, mut kernel) = kernel("fake")?;
     let mut fake = Fake::new();
-    let sets = [addresses(), verdicts(), ranges(), small()];
+    let sets = [addresses(), verdicts(), small()];
     let mut base = vec![table(), chain("c0"), chain("c1")];
     base.extend(sets.iter().map(|set| Op::AddSet(Arc::clone(set))));
     for ops in [vec![base], history].concat() {
@@ -158,69 +141,10 @@ fn compare(history: Vec<Vec<Op>>) -> Result<()> {
 /// What the kernel says to a transaction on a table with all sets.
 fn answer(kernel: &mut dyn Kernel, ops: &[Op]) -> Option<i32> {
     let mut base = vec![table(), Op::DeleteTable, table(), chain("c0")];
-    base.extend([addresses(), verdicts(), ranges(), small(), choices()].map(Op::AddSet));
+    base.extend([addresses(), verdicts(), small(), choices()].map(Op::AddSet));
     let base = transaction(Family::Ip, base);
     assert_eq!(rejection(kernel, &base), None);
     rejection(kernel, &transaction(Family::Ip, ops.to_vec())).and_then(|(_, errno)| errno)
-}
-
-/// An operation or several, and the number of the error that both kernels answer with.
-type Case<'a> = (&'a str, Vec<Op>, Option<i32>);
-
-fn both_say_the_same(label: &str, cases: Vec<Case<'_>>) -> Result<()> {
-    let (_namespace, mut kernel) = kernel(label)?;
-    let mut fake = Fake::new();
-    for (what, ops, expected) in cases {
-        assert_eq!(answer(&mut fake, &ops), expected, "{what}: the fake");
-        assert_eq!(answer(&mut kernel, &ops), expected, "{what}: the kernel");
-    }
-    Ok(())
-}
-
-#[test]
-fn both_say_the_same_to_ranges() -> Result<()> {
-    let (exists, missing, invalid) = (Some(libc::EEXIST), Some(libc::ENOENT), Some(libc::EINVAL));
-    let ranges_of = |rows: &[(u32, u32)]| rows.iter().map(|(first, last)| range(*first, *last)).collect::<Vec<_>>();
-    let add_ranges = |rows: &[(u32, u32)]| add(&ranges(), ranges_of(rows));
-    let delete_ranges = |rows: &[(u32, u32)]| delete(&ranges(), ranges_of(rows));
-    let until = |n: u32| Element { data: Data::Until(key(n)), ..choice(0, 0) };
-    let one_as_range = Element { data: Data::Until(range(5, 5).key), ..range(5, 5) };
-    both_say_the_same(
-        "ranges",
-        vec![
-            ("a range twice", vec![add_ranges(&[(0, 3), (0, 3)])], None),
-            ("ranges side by side", vec![add_ranges(&[(4, 7), (0, 3), (8, 8)])], None),
-            ("a client, then as a range of one", vec![add_ranges(&[(5, 5)]), add(&ranges(), vec![one_as_range])], None),
-            ("a range that begins in another", vec![add_ranges(&[(0, 3), (3, 5)])], exists),
-            ("a range that ends in another", vec![add_ranges(&[(3, 5), (0, 3)])], exists),
-            ("a range that begins with another", vec![add_ranges(&[(0, 3), (0, 7)])], exists),
-            ("a range that ends with another", vec![add_ranges(&[(2, 3), (0, 3)])], exists),
-            ("a range within another", vec![add_ranges(&[(0, 7), (2, 3)])], exists),
-            ("a client within a range", vec![add_ranges(&[(0, 7), (7, 7)])], exists),
-            ("a range that ends before it begins", vec![add_ranges(&[(3, 0)])], invalid),
-            (
-                "a range replaced by one that overlaps",
-                vec![add_ranges(&[(0, 3)]), delete_ranges(&[(0, 3)]), add_ranges(&[(0, 7)])],
-                None,
-            ),
-            ("a range deleted", vec![add_ranges(&[(0, 3), (4, 4)]), delete_ranges(&[(4, 4), (0, 3)])], None),
-            ("a range deleted that is not there", vec![add_ranges(&[(0, 3)]), delete_ranges(&[(4, 7)])], missing),
-            (
-                "a range deleted that begins before the one there",
-                vec![add_ranges(&[(4, 7)]), delete_ranges(&[(0, 7)])],
-                missing,
-            ),
-            ("a range deleted twice", vec![add_ranges(&[(0, 3)]), delete_ranges(&[(0, 3), (0, 3)])], missing),
-            ("a range in a set of none", vec![add(&addresses(), vec![until(3)])], invalid),
-            ("a range deleted from a set of none", vec![delete(&addresses(), vec![until(3)])], invalid),
-            ("the set of ranges again", vec![Op::AddSet(ranges())], None),
-            (
-                "the set of ranges as one of none",
-                vec![Op::AddSet(Arc::new(Set { kind: SetKind::Exact, ..Set::clone(&ranges()) }))],
-                exists,
-            ),
-        ],
-    )
 }
 
 #[test]
@@ -233,59 +157,26 @@ fn both_say_the_same_to_dynamic_maps() -> Result<()> {
         let statements = vec![Statement::Update { key, data, map, timeout: NonZeroU32::MIN }];
         Op::AddRule(Rule { chain: name("c0"), statements, comment: None })
     };
-    both_say_the_same(
-        "dynamic",
-        vec![
-            ("as many elements as there may be", vec![add_choices(0..3)], None),
-            ("one more than there may be", vec![add_choices(0..4)], Some(libc::ENFILE)),
-            ("one that is there, when there may be no more", vec![add_choices(0..3), add_choices(2..3)], None),
-            (
-                "one in the place of another, when there may be no more",
-                vec![add_choices(0..3), delete_choices(0..1), add_choices(3..4)],
-                None,
-            ),
-            ("a dynamic map again, larger", vec![Op::AddSet(sized(4))], None),
-            ("a dynamic map as a plain one", vec![Op::AddSet(plain("small"))], Some(libc::EEXIST)),
-            ("an update of a dynamic map", vec![update(small())], None),
-            (
-                "an update of a plain map",
-                vec![Op::AddSet(plain("plain")), update(plain("plain"))],
-                Some(libc::EOPNOTSUPP),
-            ),
-            ("an update of a map that is not there", vec![update(plain("missing"))], Some(libc::ENOENT)),
-        ],
-    )
-}
-
-/// Where the kernel does something else than it was asked to, and nobody may rely on it: the fake refuses.
-#[test]
-fn the_fake_is_stricter_with_ranges() -> Result<()> {
-    let (namespace, mut kernel) = kernel("stricter")?;
     let cases = [
+        ("as many elements as there may be", vec![add_choices(0..3)], None),
+        ("one more than there may be", vec![add_choices(0..4)], Some(libc::ENFILE)),
+        ("one that is there, when there may be no more", vec![add_choices(0..3), add_choices(2..3)], None),
         (
-            "a range around another",
-            vec![add(&ranges(), vec![range(2, 3)]), add(&ranges(), vec![range(0, 7)])],
-            libc::EEXIST,
-            "10.96.0.1 . tcp . 80 . 0.0.0.0/29",
+            "one in the place of another, when there may be no more",
+            vec![add_choices(0..3), delete_choices(0..1), add_choices(3..4)],
+            None,
         ),
-        (
-            "the start of a range deleted",
-            vec![add(&ranges(), vec![range(0, 7), range(9, 9)]), delete(&ranges(), vec![range(0, 3)])],
-            libc::ENOENT,
-            "elements = { 10.96.0.1 . tcp . 80 . 0.0.0.9 }",
-        ),
-        (
-            "a client within a range deleted",
-            vec![add(&ranges(), vec![range(0, 7), range(9, 9)]), delete(&ranges(), vec![range(5, 5)])],
-            libc::ENOENT,
-            "elements = { 10.96.0.1 . tcp . 80 . 0.0.0.9 }",
-        ),
+        ("a dynamic map again, larger", vec![Op::AddSet(sized(4))], None),
+        ("a dynamic map as a plain one", vec![Op::AddSet(plain("small"))], Some(libc::EEXIST)),
+        ("an update of a dynamic map", vec![update(small())], None),
+        ("an update of a plain map", vec![Op::AddSet(plain("plain")), update(plain("plain"))], Some(libc::EOPNOTSUPP)),
+        ("an update of a map that is not there", vec![update(plain("missing"))], Some(libc::ENOENT)),
     ];
-    for (what, ops, refusal, left) in cases {
-        assert_eq!(answer(&mut Fake::new(), &ops), Some(refusal), "{what}: the fake");
-        assert_eq!(answer(&mut kernel, &ops), None, "{what}: the kernel");
-        let listing = nft(&namespace, "list set ip t ranges", "")?;
-        assert!(listing.contains(left), "{what}: no {left} in {listing}");
+    let (_namespace, mut kernel) = kernel("dynamic")?;
+    let mut fake = Fake::new();
+    for (what, ops, expected) in cases {
+        assert_eq!(answer(&mut fake, &ops), expected, "{what}: the fake");
+        assert_eq!(answer(&mut kernel, &ops), expected, "{what}: the kernel");
     }
     Ok(())
 }

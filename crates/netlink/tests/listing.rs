@@ -42,9 +42,7 @@ fn keys_of_what_packets_were_before_translation() -> Result<()> {
         let original = format!("ct original {family} daddr . meta l4proto . ct original proto-dst");
         let lines = [
             format!("{original} @frontends"),
-            format!("{original} != @frontends"),
-            format!("{original} . {family} daddr . th dport @flows"),
-            format!("{original} . {family} daddr . th dport != @flows drop"),
+            format!("{original} . {family} daddr . th dport @flows drop"),
             format!(
                 "{original} @frontends update @choices {{ {family} saddr . {original} timeout 3h : {family} daddr . th dport }}"
             ),
@@ -81,9 +79,7 @@ fn rules(frontends: &Arc<Set>, flows: &Arc<Set>, choices: &Arc<Set>) -> Vec<Op> 
     let is_frontend = || Statement::InSet { key: original.clone(), set: Arc::clone(frontends) };
     let statements = [
         vec![is_frontend()],
-        vec![Statement::NotInSet { key: original.clone(), set: Arc::clone(frontends) }],
-        vec![Statement::InSet { key: flow.clone(), set: Arc::clone(flows) }],
-        vec![Statement::NotInSet { key: flow, set: Arc::clone(flows) }, Statement::Verdict(Verdict::Drop)],
+        vec![Statement::InSet { key: flow, set: Arc::clone(flows) }, Statement::Verdict(Verdict::Drop)],
         vec![
             is_frontend(),
             Statement::Update {

@@ -3,11 +3,12 @@
 mod common;
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU8, NonZeroU32};
 use std::sync::Arc;
 
 use anyhow::Result;
-use common::{add, choices, delete, endpoints, name, nft, ranges, table, transaction};
+use common::{add, chain, choices, delete, endpoints, name, nft, sources, table, transaction};
+use ipnet::IpNet;
 use netlink::NfTables;
 use ruleset::{
     Chain, ChainKind, Data, Element, Family, Field, Hook, HookPoint, Kernel as _, Op, Rule, Selector, Set, Statement,
@@ -18,7 +19,7 @@ use testing::traffic::{Echo, Refusal, Reply, ask_tcp, ask_udp};
 
 use Selector::{
     DestinationAddress, DestinationPort, OriginalDestinationAddress, OriginalDestinationPort, Protocol, Random,
-    SourceAddress,
+    SourceAddress, SourceNetwork,
 };
 
 const TCP: u8 = 6;
@@ -83,10 +84,12 @@ fn only_sources_in_a_range_in_ipv6() -> Result<()> {
 fn only_sources_in_a_range(family: Family) -> Result<()> {
     let world = World::new(family)?;
     let (client, visitor) = (world.client_address(), world.visitor.address(world.family()));
+    let [some, all] = world.lengths();
     let mut kernel = world.kernel()?;
     let mut ops = world.service_with_affinity();
     ops.extend(world.firewall());
-    ops.push(add(&ranges(), vec![world.around(client, TCP), world.only(visitor, UDP)]));
+    ops.push(add(&sources(some), vec![world.range(client, some, TCP)]));
+    ops.push(add(&sources(all), vec![world.range(visitor, all, UDP)]));
     kernel.commit(&transaction(family, ops))?;
     let (outside, inside) = (&world.cluster.client, &world.visitor.namespace);
     let tcp = |from: &Namespace| passed(ask_tcp(from, None, world.service));
@@ -94,8 +97,11 @@ fn only_sources_in_a_range(family: Family) -> Result<()> {
 
     assert_eq!([tcp(outside), tcp(inside), udp(outside), udp(inside)], [true, false, false, true]);
 
-    let change =
-        vec![delete(&ranges(), vec![world.around(client, TCP)]), add(&ranges(), vec![world.around(visitor, TCP)])];
+    let change = vec![
+        delete(&sources(some), vec![world.range(client, some, TCP)]),
+        add(&sources(some), vec![world.range(world.beyond(), some, TCP)]),
+        add(&sources(all), vec![world.range(visitor, all, TCP)]),
+    ];
     kernel.commit(&transaction(family, change))?;
     assert_eq!([tcp(outside), tcp(inside)], [false, true]);
 
@@ -188,36 +194,56 @@ impl World {
         ]
     }
 
-    /// Drops what goes to the Service from sources in no range.
+    /// Drops what goes to the Service from sources in no range, in as many chains as the compiler does.
     fn firewall(&self) -> Vec<Op> {
         let limited = Statement::InSet { key: FRONTEND.to_vec(), set: firewalled() };
-        let outside = Statement::NotInSet { key: [&FRONTEND[..], &[SourceAddress]].concat(), set: ranges() };
-        vec![
+        let check = self.lengths().into_iter().flat_map(|bits| {
+            let key = [&FRONTEND[..], &[SourceNetwork(bits)]].concat();
+            let is_source = Statement::InSet { key, set: sources(bits) };
+            let accept = Statement::Verdict(Verdict::Accept);
+            [Op::AddSet(sources(bits)), rule("source-ranges-check", vec![is_source, accept])]
+        });
+        let mut ops = vec![
             base_chain("filter-prerouting", ChainKind::Filter, HookPoint::Prerouting, -110),
+            chain("firewall-sources"),
+            chain("source-ranges-check"),
             Op::AddSet(firewalled()),
-            Op::AddSet(ranges()),
-            rule("filter-prerouting", vec![limited, outside, Statement::Verdict(Verdict::Drop)]),
+        ];
+        ops.extend(check);
+        ops.extend([
+            rule("filter-prerouting", vec![limited, Statement::Verdict(Verdict::Goto(name("firewall-sources")))]),
+            rule("firewall-sources", vec![Statement::Verdict(Verdict::Jump(name("source-ranges-check")))]),
+            rule("firewall-sources", vec![Statement::Verdict(Verdict::Drop)]),
             add(&firewalled(), [TCP, UDP].map(|protocol| self.frontend(protocol)).into()),
-        ]
+        ]);
+        ops
+    }
+
+    /// Lengths of prefixes: of one that ends within a byte, and of a single address.
+    fn lengths(&self) -> [NonZeroU8; 2] {
+        let lengths = match self.family {
+            Family::Ip => [26, 32],
+            Family::Ip6 => [121, 128],
+        };
+        lengths.map(|bits| NonZeroU8::new(bits).expect("it is not zero"))
+    }
+
+    /// The first address after those that have as much in common with the client as the shorter prefix.
+    fn beyond(&self) -> IpAddr {
+        match self.family {
+            Family::Ip => [192, 0, 2, 128].into(),
+            Family::Ip6 => [0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x180].into(),
+        }
     }
 
     fn frontend(&self, protocol: u8) -> Element {
         Element { key: self.key(protocol).finish(), data: Data::None, comment: None }
     }
 
-    /// A range of one client.
-    fn only(&self, client: IpAddr, protocol: u8) -> Element {
-        Element { key: self.key(protocol).address(client).finish(), data: Data::None, comment: None }
-    }
-
-    /// A range from just before a client to just after it.
-    fn around(&self, client: IpAddr, protocol: u8) -> Element {
-        let near = |difference: i8| match client {
-            IpAddr::V4(v4) => IpAddr::from(v4.to_bits().wrapping_add_signed(difference.into()).to_be_bytes()),
-            IpAddr::V6(v6) => IpAddr::from(v6.to_bits().wrapping_add_signed(difference.into()).to_be_bytes()),
-        };
-        let key = |client| self.key(protocol).address(client).finish();
-        Element { key: key(near(-1)), data: Data::Until(key(near(1))), comment: None }
+    /// All who have so many bits in common with a client.
+    fn range(&self, client: IpAddr, bits: NonZeroU8, protocol: u8) -> Element {
+        let network = IpNet::new(client, bits.get()).expect("an address has so many bits").network();
+        Element { key: self.key(protocol).address(network).finish(), data: Data::None, comment: None }
     }
 
     /// The Service's frontend, as keys begin.

@@ -238,7 +238,7 @@ impl FakeTable {
 }
 
 impl FakeSet {
-    /// The element that matches a key.
+    /// The element with this key.
     pub fn get(&self, key: &Words) -> Option<&Element> {
         self.elements.get(key)
     }

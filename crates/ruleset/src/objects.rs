@@ -171,16 +171,16 @@ pub struct Set {
     pub key: Vec<Field>,
     /// What it maps to; `None` for a plain set.
     pub data: Option<DataType>,
-    /// Where its elements come from and what they match.
+    /// Where its elements come from.
     pub kind: SetKind,
     /// A comment on it.
     pub comment: Option<Comment>,
 }
 
-/// Where a set's elements come from and what they match.
+/// Where a set's elements come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SetKind {
-    /// Transactions write them, and each matches its key.
+    /// Transactions write them, and nothing else does.
     #[default]
     Exact,
     /// Rules add them ([`Statement::Update`]), up to so many, each for a time. Transactions may delete them.

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod adoption;
 mod affinity;
 mod bad_input;
 mod changes;
@@ -10,11 +11,14 @@ mod configuration;
 mod frontends;
 mod local_traffic;
 mod masquerade;
+mod monitor;
 mod node_ports;
 mod policies;
+mod repair;
 mod restarts;
 mod soak;
 mod source_ranges;
+mod takeover;
 mod topology;
 mod udp;
 mod world;

@@ -50,10 +50,17 @@ pub(crate) fn case<'a>(name: &'a str, from: Host<'a>, to: Destination, expected:
 
 impl World {
     pub(crate) fn new(settings: &Settings) -> Self {
+        let mut world = Self::prepare();
+        world.proxy.run(settings).unwrap();
+        world
+    }
+
+    /// All of it but that the proxy does not run yet.
+    pub(crate) fn prepare() -> Self {
         let cluster = Arc::new(Cluster::new().unwrap());
         let web = ["web-0", "web-1", "web-2"].map(|name| Workload::start(&cluster, name, &PORTS).unwrap());
         let shop = Workload::start(&cluster, "shop", &[]).unwrap();
-        let proxy = Proxy::start(Arc::clone(&cluster), settings).unwrap();
+        let proxy = Proxy::prepare(Arc::clone(&cluster)).unwrap();
         Self { cluster, web, shop, proxy }
     }
 

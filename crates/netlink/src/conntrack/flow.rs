@@ -179,14 +179,14 @@ mod tests {
         for direction in [uapi::CTA_TUPLE_ORIG, uapi::CTA_TUPLE_REPLY] {
             let bytes = entry(&flow, 0);
             let mut changed = Attributes::default();
-            for attribute in attributes(&bytes).map(Result::unwrap) {
-                let mut value = attribute.value.to_vec();
-                if attribute.kind == direction {
+            for (kind, value) in attributes(&bytes).map(Result::unwrap) {
+                let mut value = value.to_vec();
+                if kind == direction {
                     let mut zone = Attributes::default();
                     zone.put(uapi::CTA_TUPLE_ZONE, &7u16.to_be_bytes());
                     value.extend_from_slice(zone.as_bytes());
                 }
-                changed.put(attribute.kind, &value);
+                changed.put(kind, &value);
             }
             assert_eq!(Flow::decode(changed.as_bytes()), Ok(None), "direction {direction}");
         }

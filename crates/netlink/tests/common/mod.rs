@@ -4,7 +4,7 @@
 
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU8, NonZeroU32};
 use std::process::Stdio;
 use std::sync::Arc;
 
@@ -74,10 +74,9 @@ pub(crate) fn choices() -> Arc<Set> {
     Arc::new(Set { kind: SetKind::Dynamic { size }, ..Set::clone(&set) })
 }
 
-/// A set of ranges of clients: address, protocol, port and client.
-pub(crate) fn ranges() -> Arc<Set> {
-    let set = set("ranges", &[Field::Address, Field::Protocol, Field::Port, Field::Address], None);
-    Arc::new(Set { kind: SetKind::Ranges, ..Set::clone(&set) })
+/// A set of networks of clients: address, protocol, port and network, of which so many bits count.
+pub(crate) fn sources(bits: NonZeroU8) -> Arc<Set> {
+    set(&format!("sources-{bits}"), &[Field::Address, Field::Protocol, Field::Port, Field::Address], None)
 }
 
 /// A map from address, protocol, port and index to address and port.
