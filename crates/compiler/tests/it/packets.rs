@@ -121,6 +121,7 @@ fn external_policy_local_keeps_the_source_and_the_node() {
         ]);
 }
 
+/// Kubernetes issue 131765: pods are not cut off from a load balancer's address where they can be told from clients outside.
 #[test]
 fn external_policy_local_without_local_endpoints_drops_strangers_only() {
     let mut web = everything("web");
