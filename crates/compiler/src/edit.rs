@@ -61,7 +61,7 @@ impl Edit {
                 self.delete(set, key);
             }
             if let Some(to) = to {
-                let data = Words::build().address(to.ip()).port(to.port()).finish();
+                let data = Words::build().address(to.ip()).port(to.port()).datum();
                 self.add(set, Element { key, data: Data::Value(data), comment: None });
             }
         }

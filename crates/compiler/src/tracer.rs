@@ -7,7 +7,8 @@ use std::num::NonZeroU32;
 use ipnet::IpNet;
 use model::{Family, Protocol};
 use ruleset::{
-    Comparison, Data, FakeChain, FakeTable, HookPoint, Interface, Name, Selector, Set, Statement, Verdict, Words,
+    Comparison, Data, Datum, FakeChain, FakeTable, HookPoint, Interface, Name, Selector, Set, Statement, Verdict,
+    Words, WordsBuilder,
 };
 
 use crate::frontend::parse_socket;
@@ -50,7 +51,7 @@ pub struct Tracer<'a> {
 }
 
 /// What a rule adds to a map about a packet: key, value, and for how many seconds.
-pub type Note = (Words, Words, NonZeroU32);
+pub type Note = (Words, Datum, NonZeroU32);
 
 /// A packet on its way.
 #[derive(Clone, Copy, Debug)]
@@ -199,7 +200,7 @@ impl<'a> Tracer<'a> {
                 self.came_by(flow.packet.source, interface) == (*comparison == Comparison::Is)
             }
             Statement::Update { key, data, timeout, .. } => {
-                let noted = Some((flow.key(key, 0), flow.key(data, 0), *timeout));
+                let noted = Some((flow.key(key, 0), flow.words(data, 0).datum(), *timeout));
                 return Step::Next(Flow { noted, ..flow });
             }
             Statement::InSet { key, set } => self.lookup(set, flow.key(key, 0)).is_some(),
@@ -279,8 +280,12 @@ impl Flow {
     }
 
     fn key(&self, selectors: &[Selector], random: u32) -> Words {
+        self.words(selectors, random).finish()
+    }
+
+    fn words(&self, selectors: &[Selector], random: u32) -> WordsBuilder {
         let packet = &self.packet;
-        let add = |words: ruleset::WordsBuilder, selector: &Selector| match selector {
+        let add = |words: WordsBuilder, selector: &Selector| match selector {
             Selector::SourceAddress => words.address(packet.source),
             Selector::SourceNetwork(bits) => {
                 words.address(IpNet::new(packet.source, bits.get()).map_or(packet.source, |net| net.network()))
@@ -292,10 +297,10 @@ impl Flow {
             Selector::OriginalDestinationPort => words.port(self.original.port),
             Selector::Random(_) => words.native(random),
         };
-        selectors.iter().fold(Words::build(), add).finish()
+        selectors.iter().fold(Words::build(), add)
     }
 
-    fn translated_to(self, endpoint: &Words) -> Option<Self> {
+    fn translated_to(self, endpoint: &Datum) -> Option<Self> {
         let endpoint = parse_socket(Family::of(self.packet.destination), endpoint.as_bytes())?;
         let packet = Packet { destination: endpoint.ip(), port: endpoint.port(), ..self.packet };
         Some(Self { packet, translated: true, ..self })

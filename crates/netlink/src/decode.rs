@@ -162,8 +162,8 @@ fn words(value: &[u8]) -> Result<Option<Words>, Malformed> {
     Ok(None)
 }
 
-fn padded(bytes: &[u8]) -> Option<Words> {
-    let mut padded = [0; Words::CAPACITY];
+fn padded<const N: usize>(bytes: &[u8]) -> Option<Words<N>> {
+    let mut padded = [0; N];
     padded.get_mut(..bytes.len())?.copy_from_slice(bytes);
     Words::from_bytes(padded.get(..bytes.len().next_multiple_of(4))?)
 }
@@ -243,7 +243,7 @@ mod tests {
         let endpoints = Arc::new(map("endpoints", DataType::Value(vec![Field::Address, Field::Port])));
         let services = Arc::new(map("services", DataType::Verdict));
         let key = |n| Words::build().address([10, 0, 0, 1].into()).protocol(6).port(80).native(n).finish();
-        let value = Data::Value(Words::build().address([10, 1, 0, 1].into()).port(8080).finish());
+        let value = Data::Value(Words::build().address([10, 1, 0, 1].into()).port(8080).datum());
         let element = |n, data| Element { key: key(n), data, comment: Some(Comment::new("prod/web")) };
         let random = Selector::Random(NonZeroU32::new(3).unwrap());
         let selectors = vec![Selector::DestinationAddress, Selector::Protocol, Selector::DestinationPort, random];

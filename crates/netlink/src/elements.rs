@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ruleset::{Data, DataType, Element, Family, Name, Set, Words};
+use ruleset::{Data, DataType, Datum, Element, Family, Name, Set, Words};
 
 use crate::attributes::{Attributes, HEADER, attribute_len, comment_len};
 use crate::bytecode::verdict_code;
@@ -120,7 +120,7 @@ impl<'a> Elements<'a> {
         unpadded(&element.key, sets::length(&self.set.key, self.family))
     }
 
-    fn value(self, value: &Words) -> &[u8] {
+    fn value(self, value: &Datum) -> &[u8] {
         match &self.set.data {
             Some(DataType::Value(fields)) => unpadded(value, sets::length(fields, self.family)),
             _ => value.as_bytes(),
@@ -135,7 +135,7 @@ pub(crate) fn put_set(attributes: &mut Attributes, table: &Name, set: &Set) {
 }
 
 /// The value without the padding of a lone field. One that is too short is left to the kernel to refuse.
-fn unpadded(words: &Words, length: usize) -> &[u8] {
+fn unpadded<const N: usize>(words: &Words<N>, length: usize) -> &[u8] {
     let bytes = words.as_bytes();
     let padding = bytes.len().saturating_sub(length);
     if padding < 4 { &bytes[..bytes.len() - padding] } else { bytes }

@@ -188,7 +188,7 @@ fn dynamic(family: Family) -> (Arc<Set>, Vec<Element>) {
     };
     let element = Element {
         key: Words::build().address(client).address(service).protocol(6).port(80).finish(),
-        data: Data::Value(Words::build().address(pod).port(8080).finish()),
+        data: Data::Value(Words::build().address(pod).port(8080).datum()),
         comment: None,
     };
     (Arc::new(set), vec![element])
@@ -199,7 +199,7 @@ fn exact_sets(family: Family) -> Vec<(Arc<Set>, Vec<Element>)> {
     use Field::{Address, Index, Port, Protocol};
     let (service, client, pod) = addresses(family);
     let frontend = || Words::build().address(service).protocol(6).port(80);
-    let value = Words::build().address(pod).port(8080).finish();
+    let value = Words::build().address(pod).port(8080).datum();
     let goto = Data::Verdict(Verdict::Goto(name("lb/2")));
     let to = || DataType::Value(vec![Address, Port]);
     let rows: [Row<'_>; 13] = [

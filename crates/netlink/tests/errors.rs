@@ -45,7 +45,7 @@ fn an_element_that_exists_with_other_data() -> Result<()> {
         element.comment = Some(Comment::new(&"x".repeat(n % 129)));
     }
     elements[5_432] = endpoint(77);
-    elements[5_432].data = Data::Value(Words::build().address(common::address(1)).port(1).finish());
+    elements[5_432].data = Data::Value(Words::build().address(common::address(1)).port(1).datum());
 
     let rejections = rejections(&mut kernel, vec![chain("new"), add(&set, elements)]);
 

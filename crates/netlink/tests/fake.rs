@@ -42,7 +42,11 @@ fn sized(size: u32) -> Arc<Set> {
 }
 
 fn choice(n: u32, to: u32) -> Element {
-    Element { key: key(n), data: Data::Value(key(to)), comment: None }
+    Element {
+        key: key(n),
+        data: Data::Value(Words::build().address(common::address(0x0a00_0000 + to)).datum()),
+        comment: None,
+    }
 }
 
 /// Chains only lead to later ones, and only the first looks up verdicts: a loop is another test's business.

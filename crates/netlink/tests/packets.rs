@@ -177,7 +177,7 @@ impl World {
         let elements = [TCP, UDP].into_iter().flat_map(|protocol| {
             self.endpoints.iter().zip(0..).map(move |(pod, index)| Element {
                 key: self.key(protocol).native(index).finish(),
-                data: Data::Value(Words::build().address(pod.address(self.family())).port(8080).finish()),
+                data: Data::Value(Words::build().address(pod.address(self.family())).port(8080).datum()),
                 comment: None,
             })
         });

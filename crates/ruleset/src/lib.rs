@@ -25,4 +25,4 @@ pub use objects::{
 pub use reconcile::{Reconciliation, reconcile};
 pub use rule::{Comparison, Interface, InterfaceError, Selector, Statement, Verdict};
 pub use transaction::{Op, Transaction};
-pub use words::{Words, WordsBuilder};
+pub use words::{Datum, Words, WordsBuilder};

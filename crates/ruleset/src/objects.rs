@@ -5,7 +5,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use crate::{Statement, Verdict, Words};
+use crate::{Datum, Statement, Verdict, Words};
 
 /// The address family of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -231,5 +231,5 @@ pub enum Data {
     /// A verdict.
     Verdict(Verdict),
     /// A value.
-    Value(Words),
+    Value(Datum),
 }

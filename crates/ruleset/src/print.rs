@@ -6,7 +6,7 @@ use std::num::NonZeroU8;
 
 use crate::{
     Chain, ChainKind, Comment, Comparison, Data, DataType, Element, Family, Field, HookPoint, Op, Rule, Selector, Set,
-    SetKind, Statement, Table, Transaction, Verdict, Words,
+    SetKind, Statement, Table, Transaction, Verdict,
 };
 
 impl Display for Transaction {
@@ -81,12 +81,12 @@ impl Set {
     /// One of its elements: key, comment and data.
     pub fn display_element<'a>(&'a self, element: &'a Element, family: Family) -> impl Display + 'a {
         Printed(move |f: &mut Formatter<'_>| {
-            write!(f, "{}", Fields(&self.key, &element.key, family))?;
+            write!(f, "{}", Fields(&self.key, element.key.as_bytes(), family))?;
             write!(f, "{}", commented(element.comment.as_ref()))?;
             match (&element.data, &self.data) {
                 (Data::Verdict(verdict), _) => write!(f, " : {verdict}"),
                 (Data::Value(value), Some(DataType::Value(fields))) => {
-                    write!(f, " : {}", Fields(fields, value, family))
+                    write!(f, " : {}", Fields(fields, value.as_bytes(), family))
                 }
                 (Data::Value(value), _) => write!(f, " : {value:?}"),
                 (Data::None, _) => Ok(()),
@@ -170,14 +170,13 @@ impl Display for Verdict {
 }
 
 /// The fields of a key or datum, joined as `nft` joins them.
-struct Fields<'a>(&'a [Field], &'a Words, Family);
+struct Fields<'a>(&'a [Field], &'a [u8], Family);
 
 impl Display for Fields<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self(fields, words, family) = self;
-        let mut rest = words.as_bytes();
+        let Self(fields, mut rest, family) = *self;
         separated(f, " . ", fields, |f, field| {
-            let (bytes, after) = rest.split_at_checked(field.padded_len(*family)).ok_or(fmt::Error)?;
+            let (bytes, after) = rest.split_at_checked(field.padded_len(family)).ok_or(fmt::Error)?;
             rest = after;
             field.print(bytes, f)
         })

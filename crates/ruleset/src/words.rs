@@ -6,20 +6,28 @@ use std::net::IpAddr;
 /// the kernel keeps each in registers of 32 bits (`NFT_REG32_*`, include/uapi/linux/netfilter/nf_tables.h).
 ///
 /// Values go in network byte order except numbers the kernel itself counts with ([`WordsBuilder::native`]).
+///
+/// The capacity of N bytes is that of the widest key we use: two IPv6 addresses, a protocol and two ports. The kernel's own limit
+/// is 64.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Words {
-    bytes: [u8; Self::CAPACITY],
+pub struct Words<const N: usize = 44> {
+    bytes: [u8; N],
     len: u8,
 }
 
-impl Words {
-    /// The widest value we use, two IPv6 addresses, a protocol and two ports, in bytes. The kernel's own limit is 64.
-    pub const CAPACITY: usize = 44;
+/// What an element maps to, at most an IPv6 address and a port: a transaction may hold very many of them.
+pub type Datum = Words<20>;
 
+impl Words {
     /// An empty value, to which fields are added.
     pub const fn build() -> WordsBuilder {
         WordsBuilder(Self { bytes: [0; Self::CAPACITY], len: 0 })
     }
+}
+
+impl<const N: usize> Words<N> {
+    /// The most bytes it can hold.
+    pub const CAPACITY: usize = N;
 
     /// The bytes, a multiple of four.
     pub fn as_bytes(&self) -> &[u8] {
@@ -31,13 +39,13 @@ impl Words {
         if bytes.len() > Self::CAPACITY || !bytes.len().is_multiple_of(4) {
             return None;
         }
-        let mut words = Self { bytes: [0; Self::CAPACITY], len: bytes.len() as u8 };
+        let mut words = Self { bytes: [0; N], len: bytes.len() as u8 };
         words.bytes[..bytes.len()].copy_from_slice(bytes);
         Some(words)
     }
 }
 
-impl std::fmt::Debug for Words {
+impl<const N: usize> std::fmt::Debug for Words<N> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for word in self.as_bytes().chunks(4) {
             for byte in word {
@@ -84,9 +92,19 @@ impl WordsBuilder {
         self.field(&number.to_ne_bytes())
     }
 
-    /// The finished value.
+    /// The finished key.
     pub const fn finish(self) -> Words {
         self.0
+    }
+
+    /// The finished value, to which a key maps.
+    ///
+    /// # Panics
+    /// If it is longer than [`Datum::CAPACITY`].
+    pub fn datum(self) -> Datum {
+        let mut datum = Datum { bytes: [0; Datum::CAPACITY], len: self.0.len };
+        datum.bytes[..usize::from(self.0.len)].copy_from_slice(self.0.as_bytes());
+        datum
     }
 
     fn field(mut self, bytes: &[u8]) -> Self {

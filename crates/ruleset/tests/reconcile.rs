@@ -63,7 +63,11 @@ fn full(hook: Hook, rules: usize, plain_elements: &[u8], affinity_size: u32) -> 
 fn kernel(full: &Transaction) -> Fake {
     let mut kernel = Fake::new();
     kernel.commit(full).unwrap();
-    let client = Element { key: address(1), data: Data::Value(address(2)), comment: None };
+    let client = Element {
+        key: address(1),
+        data: Data::Value(Words::build().address([10, 0, 0, 2].into()).datum()),
+        comment: None,
+    };
     kernel.commit(&transaction(vec![Op::AddElements { set: affinity(100), elements: vec![client] }])).unwrap();
     kernel
 }

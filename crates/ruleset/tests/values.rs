@@ -57,7 +57,7 @@ fn transaction(ops: Vec<Op>) -> Transaction {
 fn operations_print_as_nft_reads_them() {
     let hook = Hook { kind: ChainKind::Nat, point: HookPoint::Prerouting, priority: -100 };
     let slot = Words::build().address([10, 96, 0, 1].into()).protocol(17).port(53).native(3).finish();
-    let endpoint = Words::build().address([10, 0, 0, 7].into()).port(5353).finish();
+    let endpoint = Words::build().address([10, 0, 0, 7].into()).port(5353).datum();
     let cases = [
         (Op::AddTable(Table { comment: Some(Comment::new("a \"b\"")) }), r#"add table ip t { comment "a b" ; }"#),
         (Op::DeleteTable, "delete table ip t"),

@@ -27,7 +27,7 @@ fn world() -> World {
 /// What the kernel notes when a client was sent to an endpoint.
 fn note(client: &str, to: &str, to_port: u16, endpoint: &str) -> Element {
     let key = Words::build().address(ip(client)).address(ip(to)).protocol(6).port(to_port).finish();
-    Element { key, data: Data::Value(Words::build().address(ip(endpoint)).port(80).finish()), comment: None }
+    Element { key, data: Data::Value(Words::build().address(ip(endpoint)).port(80).datum()), comment: None }
 }
 
 /// Has the kernel note this.

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use compiler::{Compiler, Fate, NodePorts, Options, Packet};
 use model::{Family, Protocol, ServiceCidr, ServiceName, TrafficPolicy, Update};
 use proptest::prelude::*;
-use ruleset::{Data, Element, FakeTable, Field, Kernel, Op, Transaction, Words};
+use ruleset::{Data, Datum, Element, FakeTable, Field, Kernel, Op, Transaction, Words};
 
 use crate::world::{NODE, OUTSIDE, POD, World, ip, options, port, service, slice, tcp};
 
@@ -105,7 +105,7 @@ fn behaviour(world: &World) -> BTreeMap<Packet, BTreeSet<Fate>> {
 }
 
 /// Frontends and the endpoints that serve any of their clients, in the words of the maps of endpoints.
-fn serving(table: &FakeTable) -> BTreeSet<(Vec<u8>, Words)> {
+fn serving(table: &FakeTable) -> BTreeSet<(Vec<u8>, Datum)> {
     let numbered = table.sets().values().filter(|set| set.set.key.contains(&Field::Index));
     let elements = numbered.flat_map(|set| set.elements.values());
     let pair = |element: &Element| match element.data {
@@ -118,11 +118,11 @@ fn serving(table: &FakeTable) -> BTreeSet<(Vec<u8>, Words)> {
 }
 
 /// Whether a packet went to an endpoint that does not serve its frontend. It may have been dropped.
-fn is_astray(packet: &Packet, fate: Fate, serving: &BTreeSet<(Vec<u8>, Words)>) -> bool {
+fn is_astray(packet: &Packet, fate: Fate, serving: &BTreeSet<(Vec<u8>, Datum)>) -> bool {
     let Fate::Delivered { to, .. } = fate else { return fate == Fate::Rejected };
     let node_port = Words::build().protocol(6).port(packet.port).finish();
     let frontend = Words::build().address(packet.destination).protocol(6).port(packet.port).finish();
-    let endpoint = Words::build().address(to.ip()).port(to.port()).finish();
+    let endpoint = Words::build().address(to.ip()).port(to.port()).datum();
     ![node_port, frontend].iter().any(|key| serving.contains(&(key.as_bytes().to_vec(), endpoint)))
 }
 

@@ -93,7 +93,7 @@ pub(crate) fn endpoint(n: u32) -> Element {
     let key = Words::build().address(address(0x0a00_0000 + n)).protocol(6).port(80).native(n % 7);
     Element {
         key: key.finish(),
-        data: Data::Value(Words::build().address(address(0x0b00_0000 + n)).port(8080).finish()),
+        data: Data::Value(Words::build().address(address(0x0b00_0000 + n)).port(8080).datum()),
         comment: None,
     }
 }

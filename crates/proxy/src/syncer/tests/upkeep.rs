@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use model::{Family, Protocol, Service, ServiceName, Update};
-use ruleset::{Data, Element, Op, Words};
+use ruleset::{Data, Datum, Element, Op, Words};
 use tokio::time::{Instant, sleep};
 
 use super::harness::{Harness, service, slice};
@@ -100,7 +100,7 @@ fn sticky(name: &str) -> Update {
 }
 
 /// Has the kernel note that a client was sent to an endpoint of a Service.
-fn remember(harness: &Harness, name: &str, client: u8, endpoint: &Words) {
+fn remember(harness: &Harness, name: &str, client: u8, endpoint: &Datum) {
     let set = harness.kernels.v4.table(Family::V4).unwrap().sets()["affinity"].set.clone();
     let client: IpAddr = [203, 0, 113, client].into();
     let key = Words::build().address(client).address(address(name)).protocol(Protocol::Tcp.number()).port(80).finish();
@@ -108,7 +108,7 @@ fn remember(harness: &Harness, name: &str, client: u8, endpoint: &Words) {
     harness.kernels.v4.edit(Family::V4, vec![Op::AddElements { set, elements: vec![element] }]);
 }
 
-fn endpoints(harness: &Harness) -> Vec<Words> {
+fn endpoints(harness: &Harness) -> Vec<Datum> {
     let table = harness.kernels.v4.table(Family::V4).unwrap();
     let values = table.sets()["endpoints"].elements.values();
     values
