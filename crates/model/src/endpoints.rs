@@ -60,8 +60,8 @@ pub struct Endpoint {
     pub terminating: bool,
     /// Runs on this node.
     pub local: bool,
-    /// Who had better use it.
-    pub hints: Hints,
+    /// Who had better use it, if there are hints. Few endpoints have any, and those of a slice share theirs.
+    pub hints: Option<Arc<Hints>>,
 }
 
 /// Who had better use an endpoint, so that traffic stays near (`hints` of the slice, contract §4.5).
@@ -69,15 +69,8 @@ pub struct Endpoint {
 pub struct Hints {
     /// Clients on some nodes.
     pub nodes: NodeHint,
-    /// Clients in these zones; `None` if no zone is named.
-    pub zones: Option<Arc<[Arc<str>]>>,
-}
-
-impl Hints {
-    /// Whether clients in this zone are meant.
-    pub fn is_for_zone(&self, zone: &str) -> bool {
-        self.zones.iter().flat_map(|zones| zones.iter()).any(|name| **name == *zone)
-    }
+    /// Clients in these zones.
+    pub zones: Box<[Arc<str>]>,
 }
 
 /// The nodes that an endpoint is meant for.
@@ -96,6 +89,21 @@ impl Endpoint {
     /// Whether it may be used as a last resort: it still serves while it is being shut down.
     pub const fn is_serving_terminating(&self) -> bool {
         self.serving && self.terminating
+    }
+
+    /// The nodes it is meant for.
+    pub fn node_hint(&self) -> NodeHint {
+        self.hints.as_ref().map_or(NodeHint::Unset, |hints| hints.nodes)
+    }
+
+    /// Whether it is meant for any zones.
+    pub fn names_zones(&self) -> bool {
+        self.hints.as_ref().is_some_and(|hints| !hints.zones.is_empty())
+    }
+
+    /// Whether it is meant for this zone.
+    pub fn is_for_zone(&self, zone: &str) -> bool {
+        self.hints.as_ref().is_some_and(|hints| hints.zones.iter().any(|name| **name == *zone))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::{Endpoint, Family, Hints, NodeHint, PortEndpoint, Service, ServicePort, TrafficPolicy};
+use crate::{Endpoint, Family, NodeHint, PortEndpoint, Service, ServicePort, TrafficPolicy};
 
 /// The endpoints that serve one Service port in one family (contract §4.6).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,13 +61,12 @@ impl<'a> Nearness<'a> {
     /// Hints count only if every ready endpoint has some, and one of them is meant for us: otherwise they are about to
     /// change, or would leave us without endpoints.
     fn of(endpoints: &[PortEndpoint<'_>], zone: Option<&'a str>) -> Self {
-        let hints = || endpoints.iter().filter(|e| e.endpoint.ready).map(|e| &e.endpoint.hints);
-        let all = |wanted: fn(&Hints) -> bool| hints().all(wanted);
-        if all(|hints| hints.nodes != NodeHint::Unset) && hints().any(|hints| hints.nodes == NodeHint::ThisNode) {
+        let ready = || endpoints.iter().map(|e| e.endpoint).filter(|endpoint| endpoint.ready);
+        if ready().all(|e| e.node_hint() != NodeHint::Unset) && ready().any(|e| e.node_hint() == NodeHint::ThisNode) {
             return Self::SameNode;
         }
         match zone {
-            Some(zone) if all(|hints| hints.zones.is_some()) && hints().any(|hints| hints.is_for_zone(zone)) => {
+            Some(zone) if ready().all(Endpoint::names_zones) && ready().any(|e| e.is_for_zone(zone)) => {
                 Self::SameZone(zone)
             }
             _ => Self::Any,
@@ -77,8 +76,8 @@ impl<'a> Nearness<'a> {
     fn takes(self, endpoint: &Endpoint) -> bool {
         match self {
             Self::Any => true,
-            Self::SameNode => endpoint.hints.nodes == NodeHint::ThisNode,
-            Self::SameZone(zone) => endpoint.hints.is_for_zone(zone),
+            Self::SameNode => endpoint.node_hint() == NodeHint::ThisNode,
+            Self::SameZone(zone) => endpoint.is_for_zone(zone),
         }
     }
 }

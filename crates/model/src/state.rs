@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use ipnet::IpNet;
 
-use crate::{EndpointSlice, Family, PerFamily, PortEndpoint, Service, ServiceName, ServicePort, SliceName};
+use crate::{Endpoint, EndpointSlice, Family, PerFamily, PortEndpoint, Service, ServiceName, ServicePort, SliceName};
 
 /// A kind of object that is listed and watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -273,7 +273,7 @@ impl State {
             return;
         }
         self.zone = zone;
-        let is_hinted = |slice: &Listed<EndpointSlice>| slice.object.endpoints.iter().any(|e| e.hints.zones.is_some());
+        let is_hinted = |slice: &Listed<EndpointSlice>| slice.object.endpoints.iter().any(Endpoint::names_zones);
         let hinted = self.entries.iter().filter(|(_, entry)| entry.slices.iter().any(is_hinted));
         self.changes.services.extend(hinted.map(|(name, _)| name.clone()));
     }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot set up its world has failed")]
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use model::{
@@ -41,7 +42,7 @@ fn endpoint(address: &str, flags: &str) -> Endpoint {
         serving: !has('-') && !has('d'),
         terminating: has('t') || has('d'),
         local: has('l'),
-        hints: Hints::default(),
+        hints: None,
     }
 }
 
@@ -241,7 +242,9 @@ fn endpoints_are_selected_by_policy_and_condition() {
 fn zoned() -> State {
     let hinted = |service: &str, zones: Option<&[&str]>| {
         let mut slice = slice(&format!("{service}-1"), service, &[("10.0.0.1", "")]);
-        slice.endpoints[0].hints.zones = zones.map(|zones| zones.iter().map(|zone| (*zone).into()).collect());
+        let hints =
+            |zones: &[&str]| Hints { zones: zones.iter().map(|zone| (*zone).into()).collect(), ..Hints::default() };
+        slice.endpoints[0].hints = zones.map(|zones| Arc::new(hints(zones)));
         Update::Slice(slice)
     };
     let mut state =

@@ -56,14 +56,14 @@ fn endpoint(number: u8, words: &str) -> Endpoint {
         serving: !dead,
         terminating: terminating || dead,
         local: has("local"),
-        hints: Hints {
+        hints: Some(Arc::new(Hints {
             nodes: match nodes[..] {
                 [] => NodeHint::Unset,
                 _ if nodes.iter().any(|node| **node == *"node-us") => NodeHint::ThisNode,
                 _ => NodeHint::Others,
             },
-            zones: (!zones.is_empty()).then(|| zones.into()),
-        },
+            zones: zones.into(),
+        })),
     }
 }
 

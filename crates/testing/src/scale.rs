@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 
 use model::{
-    Endpoint, EndpointSlice, Family, Hints, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
+    Endpoint, EndpointSlice, Family, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
     SlicePort, TrafficPolicy, Update,
 };
 use serde_json::Value;
@@ -108,7 +108,7 @@ impl Scale {
             serving: true,
             terminating: false,
             local,
-            hints: Hints::default(),
+            hints: None,
         });
         EndpointSlice {
             name: ServiceName::new("scale", slice_name(i)),

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use compiler::{Compiler, Fate, Mark, NodePorts, Options, Packet, Pods, Tracer};
 use model::{
-    Endpoint, EndpointSlice, Family, Hints, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
+    Endpoint, EndpointSlice, Family, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
     SlicePort, State, TrafficPolicy, Update,
 };
 use ruleset::{Fake, FakeTable, Kernel, Name, Transaction};
@@ -179,6 +179,6 @@ pub(crate) fn endpoint(address: &str, flags: &str) -> Endpoint {
         serving: !has('-') && !has('d'),
         terminating: has('t') || has('d'),
         local: has('l'),
-        hints: Hints::default(),
+        hints: None,
     }
 }

@@ -1,6 +1,7 @@
 //! Who had better use an endpoint (contract §4.5).
 
 use std::fmt::Arguments;
+use std::sync::Arc;
 
 use model::{Endpoint, Hints, NodeHint};
 
@@ -9,17 +10,17 @@ use super::fields::{Findings, SKIPPED};
 use crate::lenient::Lenient;
 use crate::slim::{self, List};
 
-/// The hints of the endpoint with this index. `before` are the endpoints before it, whose lists of zones it shares where they
-/// are equal: a slice has many endpoints and few zones.
+/// The hints of the endpoint with this index. `before` are the endpoints before it, whose hints it shares where they are
+/// equal: a slice has many endpoints and few zones.
 pub(super) fn hints(
     converter: &mut Converter,
     raw: &Lenient<slim::Hints>,
     index: usize,
     before: &[Endpoint],
     findings: &mut Findings,
-) -> Hints {
+) -> Option<Arc<Hints>> {
     let field = format_args!("endpoints[{index}].hints");
-    let Some(raw) = findings.optional(raw, field, IGNORED) else { return Hints::default() };
+    let raw = findings.optional(raw, field, IGNORED)?;
     let nodes = names(&raw.for_nodes, format_args!("endpoints[{index}].hints.forNodes"), findings);
     let ours = |name: &&str| !name.is_empty() && **name == *converter.node_name;
     let nodes = match nodes.is_empty() {
@@ -28,18 +29,14 @@ pub(super) fn hints(
         false => NodeHint::Others,
     };
     let zones = names(&raw.for_zones, format_args!("endpoints[{index}].hints.forZones"), findings);
-    let zones = (!zones.is_empty()).then(|| {
-        let known = before.iter().filter_map(|endpoint| endpoint.hints.zones.as_ref());
-        let equal = |known: &&std::sync::Arc<[_]>| {
-            known.iter().map(|zone: &std::sync::Arc<str>| &**zone).eq(zones.iter().copied())
-        };
-        known
-            .into_iter()
-            .find(equal)
-            .cloned()
-            .unwrap_or_else(|| zones.iter().map(|zone| converter.pool.intern(zone)).collect())
-    });
-    Hints { nodes, zones }
+    if nodes == NodeHint::Unset && zones.is_empty() {
+        return None;
+    }
+    let is_equal =
+        |known: &&Arc<Hints>| known.nodes == nodes && known.zones.iter().map(|zone| &**zone).eq(zones.iter().copied());
+    let known = before.iter().filter_map(|endpoint| endpoint.hints.as_ref()).find(is_equal).cloned();
+    let intern = |zone: &&str| converter.pool.intern(zone);
+    Some(known.unwrap_or_else(|| Arc::new(Hints { nodes, zones: zones.iter().map(intern).collect() })))
 }
 
 /// The names in a list of hints; bad ones are skipped.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use model::{Endpoint, EndpointSlice, Family, Hints, ServiceName, SlicePort, Update};
+use model::{Endpoint, EndpointSlice, Family, ServiceName, SlicePort, Update};
 
 use super::fields::{Findings, SKIPPED, Unreadable, ZeroPort};
 use super::hints::hints;
@@ -132,7 +132,7 @@ fn endpoint(
     let terminating = condition(|c| &c.terminating, "conditions.terminating").unwrap_or(false);
     let node = findings.optional(&raw.node_name, field("nodeName"), "the endpoint counts as remote");
     let local = node.is_some_and(|node| !node.is_empty() && **node == *converter.node_name);
-    Some(Endpoint { address, ready, serving, terminating, local, hints: Hints::default() })
+    Some(Endpoint { address, ready, serving, terminating, local, hints: None })
 }
 
 /// Why packets cannot be sent on to an address, if so. NAT to such addresses is refused by the kernel or leads nowhere.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use compiler::{Compiler, FlowCheck, Mark, NodePorts, Options};
 use model::{
-    Endpoint, EndpointSlice, Family, Hints, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
+    Endpoint, EndpointSlice, Family, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
     SlicePort, TrafficPolicy,
 };
 use netlink::{ForeignEdit, Reconciled, Reply};
@@ -391,7 +391,7 @@ pub(super) fn slice_over(protocol: Protocol, service: &str, endpoints: u8) -> Up
         serving: true,
         terminating: false,
         local: false,
-        hints: Hints::default(),
+        hints: None,
     };
     let port = SlicePort { name: "".into(), protocol, port: PortNumber::new(8080).unwrap() };
     Update::Slice(EndpointSlice {

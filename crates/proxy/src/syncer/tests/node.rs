@@ -1,8 +1,9 @@
 //! What the node and the cluster around the Services have to say.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Family, Kind, ServiceCidr, Update};
+use model::{Family, Hints, Kind, ServiceCidr, Update};
 use tokio::time::{Instant, sleep};
 
 use super::harness::{Harness, node_ports, service, slice};
@@ -50,7 +51,7 @@ async fn a_node_that_moves_to_another_zone_uses_its_endpoints() {
     let mut harness = Harness::synced(&["web"]).await;
     let Update::Slice(mut hinted) = slice("web", 4) else { panic!("no slice") };
     for (endpoint, zone) in hinted.endpoints.iter_mut().zip(["a", "b", "b", "b"]) {
-        endpoint.hints.zones = Some([zone.into()].into());
+        endpoint.hints = Some(Arc::new(Hints { zones: [zone.into()].into(), ..Hints::default() }));
     }
     harness.send(Update::Slice(hinted)).await;
     harness.commit_of(Family::V4).await;
