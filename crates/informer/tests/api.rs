@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::Informed;
+use common::{Informed, follow, server};
 use informer::{ApiServer, ClientError, watch_api};
 use serde_json::json;
 use tempfile::TempDir;
@@ -19,16 +19,6 @@ fn web(port: u16) -> Service {
 
 fn pods(address: &str) -> Slice {
     slice("default", "web-1", "web").port("http", "TCP", 8080).endpoint(address)
-}
-
-async fn server(api: &FakeApi) -> ApiServer {
-    let dir = TempDir::new().unwrap();
-    ApiServer::configure(Some(&api.kubeconfig(dir.path()).unwrap())).await.unwrap()
-}
-
-async fn follow(api: &FakeApi) -> Informed<()> {
-    let server = server(api).await;
-    Informed::start(move |updates, reporter| watch_api(server, "here".into(), updates, reporter))
 }
 
 /// A server with one Service, and a source that has read it and watches.

@@ -4,24 +4,13 @@
 
 mod common;
 
-use common::Informed;
-use informer::{ApiServer, watch_api, watch_node};
+use common::{Informed, follow, server};
+use informer::watch_node;
 use model::{Family, Node, NodeStatus, Update};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use testing::api::{FakeApi, Resource};
 use testing::objects::{node, service, service_cidr};
 use tokio::sync::watch;
-
-async fn server(api: &FakeApi) -> ApiServer {
-    let dir = TempDir::new().unwrap();
-    ApiServer::configure(Some(&api.kubeconfig(dir.path()).unwrap())).await.unwrap()
-}
-
-async fn follow(api: &FakeApi) -> Informed<()> {
-    let server = server(api).await;
-    Informed::start(move |updates, reporter| watch_api(server, "here".into(), updates, reporter))
-}
 
 fn cidrs(informed: &Informed<()>) -> String {
     let cidrs = Family::ALL.into_iter().flat_map(|family| informed.state.service_cidrs(family));

@@ -211,14 +211,7 @@ fn statements_without_meaning() -> Result<()> {
 /// Runs the next test in a process that may not change nftables.
 #[test]
 fn no_privilege() -> Result<()> {
-    let output = std::process::Command::new("setpriv")
-        .args(["--bounding-set=-net_admin", "--inh-caps=-net_admin", "--"])
-        .arg(std::env::current_exe()?)
-        .args(["--ignored", "--exact", "in_a_process_without_privilege", "--nocapture"])
-        .output()?;
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && stdout.contains("1 passed"), "{stdout}");
-    Ok(())
+    testing::deprived::run("in_a_process_without_privilege")
 }
 
 #[test]

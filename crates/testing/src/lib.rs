@@ -3,6 +3,7 @@
 //! - [`netns`]: hosts made of network namespaces, and a small cluster of them.
 //! - [`traffic`]: servers and clients with real sockets, to see who answers and whose address they see.
 //! - [`api`]: a fake Kubernetes API server, with faults to switch on.
+//! - [`deprived`]: tests that must not change the network.
 //! - [`http`]: a client for the proxy's own servers.
 //! - [`objects`]: Kubernetes objects, built in one line each.
 //! - [`scale`]: many Services at once.
@@ -12,6 +13,7 @@
 mod children;
 
 pub mod api;
+pub mod deprived;
 pub mod http;
 pub mod netns;
 pub mod objects;

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use e2e::{Settings, Source, Traffic, answers};
+use e2e::{Settings, Traffic};
 use model::Family;
 use nix::sys::signal::Signal;
 
 use crate::changes::all_alive;
 use crate::monitor::Monitor;
-use crate::world::{HTTP, World, case, cluster_ip, everything, external_ip, node_port, vip, ways};
+use crate::world::{HTTP, World, cluster_ip, everything, external_ip, node_port, vip};
 
 /// Two Services with endpoints, and one without.
 fn world() -> World {
@@ -26,13 +26,6 @@ fn world() -> World {
     world
 }
 
-fn check(world: &World, endpoints: &[&str]) {
-    for family in Family::ALL {
-        let expected = answers(endpoints, Source::Node);
-        world.check(ways(family, 1).map(|(name, to)| case(name, world.outside(), to, expected.clone())));
-    }
-}
-
 #[test]
 fn an_unchanged_restart_writes_nothing() {
     let mut world = world();
@@ -44,7 +37,7 @@ fn an_unchanged_restart_writes_nothing() {
         world.proxy.run(&Settings::default()).unwrap();
         assert_eq!(monitor.take(), Vec::<String>::new(), "{}", world.proxy.log_tail());
         assert_eq!(world.proxy.metric("slipstream_kernel_commit_duration_seconds_count").unwrap(), [] as [f64; 0]);
-        check(&world, &["web-0:8080", "web-1:8080"]);
+        world.check_from_outside(&["web-0:8080", "web-1:8080"]);
     }
 }
 
@@ -93,5 +86,5 @@ fn a_restart_writes_just_what_changed_meanwhile_and_costs_no_connection() {
         frontends.chain([format!("tcp . {} . ", node_port(1)), "hairpin-connections".to_owned()]).collect();
     let others: Vec<_> = written.iter().filter(|line| !own.iter().any(|own| line.contains(own))).collect();
     assert!(others.is_empty(), "{others:#?}");
-    check(&world, &["web-0:8080", "web-2:8080"]);
+    world.check_from_outside(&["web-0:8080", "web-2:8080"]);
 }

@@ -3,11 +3,11 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use e2e::{Settings, Source, answers};
+use e2e::Settings;
 use model::Family;
 
 use crate::changes::all_alive;
-use crate::world::{HTTP, World, case, everything, ways};
+use crate::world::{HTTP, World, everything, sorted_words};
 
 /// How long a foreign edit may stay.
 const REPAIRED: Duration = Duration::from_secs(2);
@@ -20,20 +20,11 @@ fn world() -> World {
     world
 }
 
-/// Connections go where they should, by every way.
-fn check(world: &World) {
-    for family in Family::ALL {
-        let expected = answers(&["web-0:8080", "web-1:8080"], Source::Node);
-        world.check(ways(family, 1).map(|(name, to)| case(name, world.outside(), to, expected.clone())));
-    }
-}
+const WEB: [&str; 2] = ["web-0:8080", "web-1:8080"];
 
-/// The ruleset, its lines in no particular order.
+/// The ruleset, in no particular order.
 fn ruleset(world: &World) -> Vec<String> {
-    let listed = world.cluster.node.sh("nft list ruleset").unwrap();
-    let mut words: Vec<_> = listed.split_whitespace().map(|word| word.trim_end_matches(',').to_owned()).collect();
-    words.sort_unstable();
-    words
+    sorted_words(&world.cluster.node.sh("nft list ruleset").unwrap())
 }
 
 /// Has `nft` edit our tables, by a shell script that succeeds, and makes sure that all is well again soon.
@@ -41,7 +32,7 @@ fn repaired(edit: &str) {
     let world = world();
     let mut running: Vec<_> =
         Family::ALL.into_iter().flat_map(|family| world.streams(family, &["web-0:8080"])).collect();
-    check(&world);
+    world.check_from_outside(&WEB);
     let intact = ruleset(&world);
     world.cluster.node.sh(edit).unwrap();
     let edited = Instant::now();
@@ -51,7 +42,7 @@ fn repaired(edit: &str) {
         assert!(edited.elapsed() < REPAIRED, "after {edit}:\n{}", log());
         thread::sleep(Duration::from_millis(2));
     }
-    check(&world);
+    world.check_from_outside(&WEB);
     all_alive(&mut running, "after a foreign edit and its repair");
     let edits: f64 = world.proxy.metric("slipstream_foreign_edits_total").unwrap().iter().sum();
     assert!(edits > 0.0);

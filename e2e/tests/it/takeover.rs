@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
 
-use e2e::{Settings, Source, Traffic, answers};
+use e2e::{Settings, Traffic};
 use model::Family;
 use nix::sys::signal::Signal;
 use testing::netns::Cluster;
 
 use crate::changes::all_alive;
-use crate::world::{HTTP, World, case, cluster_ip, everything, external_ip, node_port, vip, ways};
+use crate::world::{HTTP, World, cluster_ip, everything, external_ip, node_port, vip};
 
 /// The tables that kube-proxy 1.36 makes of the Service `web`, replacing whatever is there (contract §5.2 to §5.6).
 fn kube_proxys(world: &World) -> String {
@@ -124,12 +124,7 @@ fn from_kube_proxy_and_back_without_a_lost_connection() {
     let cluster = world.cluster.clone();
     let restore = || cluster.node.sh(&format!("nft -f {}", theirs.path().display())).unwrap();
     let list = || cluster.node.sh("nft list ruleset").unwrap();
-    let check = |world: &World| {
-        for family in Family::ALL {
-            let expected = answers(&["web-0:8080", "web-1:8080", "web-2:8080"], Source::Node);
-            world.check(ways(family, 1).map(|(name, to)| case(name, world.outside(), to, expected.clone())));
-        }
-    };
+    let check = |world: &World| world.check_from_outside(&["web-0:8080", "web-1:8080", "web-2:8080"]);
     restore();
     check(&world);
 

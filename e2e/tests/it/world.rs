@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
 
-use e2e::{Destination, Expected, Host, Probe, Proxy, Settings, Workload};
+use e2e::{Destination, Expected, Host, Probe, Proxy, Settings, Source, Workload, answers};
 use model::{Family, Protocol};
 use testing::netns::Cluster;
 use testing::objects::{self, Service, Slice};
@@ -102,6 +102,14 @@ impl World {
         Family::ALL.map(|family| self.slice(family, service, ports, ends))
     }
 
+    /// All of these endpoints, and no others, answer who asks from outside for [`everything`]'s number 1, by each way there is.
+    pub(crate) fn check_from_outside(&self, endpoints: &[&str]) {
+        for family in Family::ALL {
+            let expected = answers(endpoints, Source::Node);
+            self.check(ways(family, 1).map(|(name, to)| case(name, self.outside(), to, expected.clone())));
+        }
+    }
+
     /// Tries all cases and panics with those that failed.
     pub(crate) fn check<'a>(&'a self, cases: impl IntoIterator<Item = Case<'a>>) {
         let cases: Vec<_> = cases.into_iter().collect();
@@ -118,6 +126,13 @@ impl World {
             panic!("{} of {count} cases failed:\n{}\n{log}", failed.len(), failed.join("\n"));
         }
     }
+}
+
+/// The words of a ruleset as `nft` lists it, in no particular order.
+pub(crate) fn sorted_words(ruleset: &str) -> Vec<String> {
+    let mut words: Vec<_> = ruleset.split_whitespace().map(|word| word.trim_end_matches(',').to_owned()).collect();
+    words.sort_unstable();
+    words
 }
 
 impl Case<'_> {

@@ -6,14 +6,28 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use informer::{Event, Problem, Reporter};
+use informer::{ApiServer, Event, Problem, Reporter, watch_api};
 use model::{Family, Service, ServiceName, State, Update};
+use tempfile::TempDir;
+use testing::api::FakeApi;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// Far longer than anything waited for takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How to reach a fake API server.
+pub(crate) async fn server(api: &FakeApi) -> ApiServer {
+    let dir = TempDir::new().unwrap();
+    ApiServer::configure(Some(&api.kubeconfig(dir.path()).unwrap())).await.unwrap()
+}
+
+/// A source that watches it.
+pub(crate) async fn follow(api: &FakeApi) -> Informed<()> {
+    let server = server(api).await;
+    Informed::start(move |updates, reporter| watch_api(server, "here".into(), updates, reporter))
+}
 
 /// A running source, and what it said.
 pub(crate) struct Informed<T> {

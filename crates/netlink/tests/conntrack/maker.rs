@@ -39,15 +39,15 @@ impl Maker {
     pub(crate) fn make(&self, entries: impl IntoIterator<Item = Entry>) -> Result<()> {
         const CT_NEW: u16 = 1 << 8;
         const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
-        let entries: Vec<_> = entries.into_iter().collect();
-        for some in entries.chunks(200) {
-            let last = some.len() - 1;
+        let mut entries = entries.into_iter();
+        loop {
+            let some: Vec<_> = entries.by_ref().take(200).collect();
+            let Some(last) = some.len().checked_sub(1) else { return Ok(()) };
             let messages = some.iter().enumerate().map(|(index, entry)| {
                 message(CT_NEW, CREATE, index == last, entry, &[tuple(2, entry, true), zone(entry), timeout()])
             });
             self.tell(&messages.collect::<Vec<_>>().concat()).with_context(|| format!("among {some:?}"))?;
         }
-        Ok(())
     }
 
     /// Deletes an entry, whichever it is by now.

@@ -96,7 +96,9 @@ fn other_prefixes_matter_in_no_other_mode() {
     let node = Node::new();
     let proxy = node.start_with("clusterCIDR: 10.1.0.0/16");
     proxy.wait_for_rule("10.96.0.10");
-    node.api.put(ours(&[("/spec/podCIDRs", json!(["10.2.0.0/24"]))]));
+    let zone = json!({"topology.kubernetes.io/zone": "zone-a"});
+    node.api.put(ours(&[("/spec/podCIDRs", json!(["10.2.0.0/24"])), ("/metadata/labels", zone)]));
+    proxy.wait_for_log("the node is in another zone");
     node.put("late", "10.96.0.20");
     proxy.wait_for_rule("10.96.0.20");
 }
