@@ -30,6 +30,14 @@ pub fn table_name() -> Name {
     name("kube-proxy")
 }
 
+/// What nf_tables calls a family.
+pub const fn table_family(family: Family) -> ruleset::Family {
+    match family {
+        Family::V4 => ruleset::Family::Ip,
+        Family::V6 => ruleset::Family::Ip6,
+    }
+}
+
 /// Compiles the Services of one family, and remembers what it has compiled, so that a change costs what it changes.
 ///
 /// Its memory is only true if every transaction it returns is committed. After one that was not, call
@@ -85,11 +93,7 @@ impl Compiler {
 
     /// The table that it makes transactions for.
     pub fn table(&self) -> (ruleset::Family, Name) {
-        let family = match self.options.family {
-            Family::V4 => ruleset::Family::Ip,
-            Family::V6 => ruleset::Family::Ip6,
-        };
-        (family, table_name())
+        (table_family(self.options.family), table_name())
     }
 
     /// Takes note of what the kernel holds, for the next [`Compiler::compile_all`] to go on with: the numbers of endpoints, and

@@ -22,7 +22,7 @@ mod sets;
 mod tracer;
 
 pub use claims::Conflict;
-pub use compiler::{Compiler, table_name};
+pub use compiler::{Compiler, table_family, table_name};
 pub use flows::FlowCheck;
 pub use frontend::Frontend;
 pub use options::{Mark, NodePorts, Options, Pods};

@@ -70,7 +70,7 @@ impl SetId {
             data: self.data(),
             kind: match self {
                 Self::Choices => SetKind::Dynamic { size: MAX_CHOICES },
-                _ => SetKind::Exact,
+                _ => SetKind::Static,
             },
             comment: Some(Comment::new(&self.comment())),
         }

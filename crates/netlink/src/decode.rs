@@ -237,7 +237,7 @@ mod tests {
             name: name(text),
             key: fields.clone(),
             data: Some(data),
-            kind: SetKind::Exact,
+            kind: SetKind::Static,
             comment: Some(Comment::new("endpoints")),
         };
         let endpoints = Arc::new(map("endpoints", DataType::Value(vec![Field::Address, Field::Port])));

@@ -34,7 +34,7 @@ pub(crate) fn declare(attributes: &mut Attributes, set: &Set, transaction: &Tran
 fn flags(set: &Set) -> u32 {
     let map = if set.data.is_some() { libc::NFT_SET_MAP.cast_unsigned() } else { 0 };
     map | match set.kind {
-        SetKind::Exact => 0,
+        SetKind::Static => 0,
         SetKind::Dynamic { .. } => (libc::NFT_SET_EVAL | libc::NFT_SET_TIMEOUT).cast_unsigned(),
     }
 }

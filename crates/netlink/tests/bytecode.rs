@@ -258,7 +258,7 @@ fn exact_sets(family: Family) -> Vec<(Arc<Set>, Vec<Element>)> {
             name: name(text),
             key: key.to_vec(),
             data: data_type,
-            kind: SetKind::Exact,
+            kind: SetKind::Static,
             comment: comment(&format!("set of {text}")),
         };
         let element = Element { key: key_value, data, comment: comment("prod/web:http") };

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use compiler::FlowCheck;
+use compiler::{FlowCheck, table_family};
 use model::{Family, PerFamily, Protocol};
 use netlink::{Conntrack, Flow, Flows, Tally};
 use telemetry::Metrics;
@@ -215,13 +215,7 @@ impl<C: Connections> Worker<C> {
             own.extend((self.addresses)().map_err(Problem::Addresses)?);
             own.retain(|address| !address.is_loopback());
         }
-        let flows = Flows {
-            family: match family {
-                Family::V4 => ruleset::Family::Ip,
-                Family::V6 => ruleset::Family::Ip6,
-            },
-            protocol: Protocol::Udp.number(),
-        };
+        let flows = Flows { family: table_family(family), protocol: Protocol::Udp.number() };
         let is_stale = &mut |flow: &Flow| checks.is_stale(flow, &own);
         let Tally { listed, deleted, refused, complete, .. } =
             self.connections.delete(flows, is_stale).map_err(Problem::List)?;

@@ -217,7 +217,7 @@ impl FakeTable {
     fn check_dynamic(&mut self, map: &Set) -> Result<(), Errno> {
         match self.set(map)?.set.kind {
             SetKind::Dynamic { .. } => Ok(()),
-            SetKind::Exact => Err(Errno::Unsupported),
+            SetKind::Static => Err(Errno::Unsupported),
         }
     }
 

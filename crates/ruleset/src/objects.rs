@@ -182,7 +182,7 @@ pub struct Set {
 pub enum SetKind {
     /// Transactions write them, and nothing else does.
     #[default]
-    Exact,
+    Static,
     /// Rules add them ([`Statement::Update`]), up to so many, each for a time. Transactions may delete them.
     Dynamic {
         /// How many there may be; no more are added then.

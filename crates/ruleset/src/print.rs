@@ -259,7 +259,7 @@ fn set_body(set: &Set, family: Family) -> impl Display + '_ {
         Some(DataType::Value(fields)) => format!(" : {}", types(fields).unwrap_or_default()),
     };
     let kind = match set.kind {
-        SetKind::Exact => String::new(),
+        SetKind::Static => String::new(),
         SetKind::Dynamic { size } => format!(" size {size} ; flags dynamic,timeout ;"),
     };
     let comment =

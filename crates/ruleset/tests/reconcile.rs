@@ -28,7 +28,7 @@ fn affinity(size: u32) -> Arc<Set> {
 }
 
 fn plain() -> Arc<Set> {
-    set("plain", &[Field::Address], None, SetKind::Exact)
+    set("plain", &[Field::Address], None, SetKind::Static)
 }
 
 fn address(last: u8) -> Words {
@@ -122,7 +122,7 @@ fn rules_that_come_last_leave_the_others_alone() {
 fn what_nobody_wants_goes_in_an_order_that_the_kernel_takes() {
     let wanted = full(HOOK, 1, &[], 100);
     let mut kernel = kernel(&wanted);
-    let foreign = set("foreign", &[Field::Address], Some(DataType::Verdict), SetKind::Exact);
+    let foreign = set("foreign", &[Field::Address], Some(DataType::Verdict), SetKind::Static);
     let lookup = Statement::VerdictMap { key: vec![Selector::DestinationAddress], map: Arc::clone(&foreign) };
     let element = Element { key: address(1), data: Data::Verdict(Verdict::Goto(name("one"))), comment: None };
     let ops = vec![

@@ -15,7 +15,7 @@ fn name(text: &str) -> Name {
 }
 
 fn set(set: &str, key: Vec<Field>, data: Option<DataType>) -> Arc<Set> {
-    Arc::new(Set { name: name(set), key, data, kind: SetKind::Exact, comment: None })
+    Arc::new(Set { name: name(set), key, data, kind: SetKind::Static, comment: None })
 }
 
 fn frontends() -> Arc<Set> {

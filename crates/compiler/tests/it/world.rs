@@ -9,7 +9,7 @@ use model::{
     Endpoint, EndpointSlice, Family, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
     SlicePort, State, TrafficPolicy, Update,
 };
-use ruleset::{Fake, FakeTable, Kernel, Name, Transaction};
+use ruleset::{Fake, FakeTable, Kernel, Transaction};
 
 /// The node's addresses: the first of each family takes NodePort traffic, unless a test says otherwise.
 pub(crate) const NODE: [&str; 4] = ["192.168.0.2", "192.168.1.2", "2001:db8::1", "2001:db8:1::2"];
@@ -60,25 +60,20 @@ impl World {
     }
 
     pub(crate) fn table(&self) -> &FakeTable {
-        self.kernel.table(self.table_family(), &Name::new("kube-proxy").unwrap()).expect("the table was committed")
+        let (family, table) = self.compiler.table();
+        self.kernel.table(family, &table).expect("the table was committed")
     }
 
     /// An empty transaction on the table.
     pub(crate) fn transaction(&self) -> Transaction {
-        Transaction::new(self.table_family(), Name::new("kube-proxy").unwrap())
+        let (family, table) = self.compiler.table();
+        Transaction::new(family, table)
     }
 
     /// Asks a tracer of the table.
     pub(crate) fn tracer<T>(&self, ask: impl FnOnce(Tracer<'_>) -> T) -> T {
         let node: Vec<_> = NODE.iter().map(|address| ip(address)).collect();
         ask(Tracer::new(self.table(), &node))
-    }
-
-    fn table_family(&self) -> ruleset::Family {
-        match self.compiler.family() {
-            Family::V4 => ruleset::Family::Ip,
-            Family::V6 => ruleset::Family::Ip6,
-        }
     }
 
     /// What becomes of a packet, as text: endpoints in order, ` masq` behind those that see an address of the node.

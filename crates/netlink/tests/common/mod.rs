@@ -63,7 +63,7 @@ pub(crate) fn chain(text: &str) -> Op {
 }
 
 pub(crate) fn set(text: &str, key: &[Field], data: Option<DataType>) -> Arc<Set> {
-    Arc::new(Set { name: name(text), key: key.to_vec(), data, kind: SetKind::Exact, comment: None })
+    Arc::new(Set { name: name(text), key: key.to_vec(), data, kind: SetKind::Static, comment: None })
 }
 
 /// A map that rules write: from client, address, protocol and port to address and port.

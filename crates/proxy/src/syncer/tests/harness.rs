@@ -103,7 +103,7 @@ impl Shared {
 
     /// Changes the table as another program would.
     pub(super) fn edit(&self, family: Family, ops: Vec<Op>) {
-        let family = if family == Family::V4 { ruleset::Family::Ip } else { ruleset::Family::Ip6 };
+        let family = compiler::table_family(family);
         let transaction = Transaction { ops, ..Transaction::new(family, compiler::table_name()) };
         self.lock().fake.commit(&transaction).unwrap();
     }
@@ -130,7 +130,7 @@ impl Shared {
     }
 
     pub(super) fn table(&self, family: Family) -> Option<FakeTable> {
-        let family = if family == Family::V4 { ruleset::Family::Ip } else { ruleset::Family::Ip6 };
+        let family = compiler::table_family(family);
         self.lock().fake.table(family, &Name::new("kube-proxy").unwrap()).cloned()
     }
 

@@ -8,7 +8,7 @@ use ruleset::{Chain, Name, Rule, Set, Statement};
 use super::*;
 
 fn edit(family: Family) -> ForeignEdit {
-    let family = if family == Family::V4 { ruleset::Family::Ip } else { ruleset::Family::Ip6 };
+    let family = compiler::table_family(family);
     ForeignEdit::Seen { family, by: Some(Program { name: "nft".to_owned(), pid: 7 }) }
 }
 
