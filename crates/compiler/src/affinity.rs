@@ -123,8 +123,14 @@ impl Affinity {
         self.outdated.contains(&frontend)
     }
 
-    /// All notes that were not true have been deleted.
+    /// Notes that were not true have been deleted; others may have been missed. Where there was another policy, clients have
+    /// been noted anew.
     pub(crate) fn forgotten(&mut self) {
+        self.outdated.clear();
+    }
+
+    /// All notes are true.
+    pub(crate) fn nothing_is_stale(&mut self) {
         self.outdated.clear();
         self.is_stale = false;
     }

@@ -103,6 +103,14 @@ impl Compiler {
         self.adopted = Adopted::of(found, self.options.family);
     }
 
+    /// Takes note of what the change of these Services takes away from flows and from clients with session affinity, for the next
+    /// [`Compiler::compile_all`], which looks at what is there and not at what was.
+    pub fn follow(&mut self, state: &State, services: &BTreeSet<ServiceName>) {
+        if !self.programmed.is_empty() {
+            drop(self.edit(state, services));
+        }
+    }
+
     /// The transaction that replaces our table, whatever is in it, by one that is true to `state`.
     ///
     /// Packets see either the old table or the new one.
@@ -192,8 +200,8 @@ impl Compiler {
     /// affinity. Often an empty one.
     ///
     /// Apart from the others and later than they, because kernels before 6.2 see the last reference to a chain go only some time
-    /// after the commit (contract §5.9): let more than a second pass between calls. If it fails, nothing is lost but the next
-    /// try.
+    /// after the commit (contract §5.9): let more than a second pass between calls. After one that fails, what it would have
+    /// deleted is found again by [`Compiler::adopt`].
     pub fn sweep(&mut self) -> Transaction {
         let mut ops = self.affinity.sweep(&self.layout);
         if let Some(Rewrite { old, all, .. }) = self.source_lengths.sweep() {
@@ -216,17 +224,20 @@ impl Compiler {
         self.affinity.is_stale().then(|| self.layout.set(SetId::Choices))
     }
 
-    /// The transaction that deletes of `choices`, which is all that the kernel remembers, what is not true any more. Once it is
-    /// committed, call [`Compiler::forgotten`].
-    pub fn forget(&self, choices: &[Element]) -> Transaction {
+    /// The transaction that deletes of `choices`, which is what the kernel remembers, what is not true any more. Once it is
+    /// committed, call [`Compiler::forgotten`] and list again, because a list may miss some, until nothing is left to delete.
+    pub fn forget(&mut self, choices: &[Element]) -> Transaction {
         let is_outdated =
             |choice: &&Element| Choice::parse(choice, self.options.family).is_some_and(|choice| !self.is_true(&choice));
         let elements: Vec<_> = choices.iter().filter(is_outdated).cloned().collect();
+        if elements.is_empty() {
+            self.affinity.nothing_is_stale();
+        }
         let ops = vec![Op::DeleteElements { set: self.layout.set(SetId::Choices), elements }];
         Transaction { ops, ..self.empty_transaction() }
     }
 
-    /// What [`Compiler::forget`] found is forgotten.
+    /// What [`Compiler::forget`] found is deleted: what the kernel notes from now on counts, whatever the policy was before.
     pub fn forgotten(&mut self) {
         self.affinity.forgotten();
     }

@@ -9,9 +9,6 @@ use ruleset::{
     Transaction, reconcile,
 };
 
-/// What is called with the outcome of a job, on the thread that did it: it must not block.
-pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
-
 /// Does one job after the other with a kernel, on a thread of its own.
 ///
 /// If the thread has ended, which it does only if the kernel panicked, replies are dropped without a call. When this is

@@ -14,6 +14,8 @@ pub(crate) struct Declared {
     pub(crate) name: Option<Name>,
     /// What it is, in words that two declarations share if and only if they mean the same.
     pub(crate) declaration: String,
+    /// Whether it is a set that rules add elements to.
+    pub(crate) is_dynamic: bool,
 }
 
 /// The flags of a table.
@@ -29,7 +31,7 @@ pub(crate) fn table_flags(message: Message<'_>) -> Result<u32, Malformed> {
 
 /// A chain of this table; `None` if it is another's, or belongs to a rule and goes with it.
 pub(crate) fn chain(message: Message<'_>, table: &Name) -> Result<Option<Declared>, Malformed> {
-    let mut chain = Declared { name: None, declaration: String::new() };
+    let mut chain = Declared { name: None, declaration: String::new(), is_dynamic: false };
     let (mut hook, mut kind, mut policy, mut flags) = (None, "", 0, 0);
     for attribute in message.attributes() {
         match attribute? {
@@ -73,7 +75,7 @@ pub(crate) fn chain_of_rule(message: Message<'_>) -> Result<Option<Name>, Malfor
 
 /// A set; `None` if it belongs to a rule and goes with it.
 pub(crate) fn set(message: Message<'_>) -> Result<Option<Declared>, Malformed> {
-    let mut set = Declared { name: None, declaration: String::new() };
+    let mut set = Declared { name: None, declaration: String::new(), is_dynamic: false };
     let (mut flags, mut size, mut userdata) = (0, 0, &[][..]);
     let (mut key, mut data) = ((0, 0), (0, 0));
     for attribute in message.attributes() {
@@ -92,6 +94,7 @@ pub(crate) fn set(message: Message<'_>) -> Result<Option<Declared>, Malformed> {
     if flags & libc::NFT_SET_ANONYMOUS.cast_unsigned() != 0 {
         return Ok(None);
     }
+    set.is_dynamic = flags & libc::NFT_SET_EVAL.cast_unsigned() != 0;
     if data.0 == uapi::NFT_DATA_VERDICT {
         // The kernel has a length of its own for verdicts.
         data.1 = 0;
@@ -104,13 +107,6 @@ pub(crate) fn set(message: Message<'_>) -> Result<Option<Declared>, Malformed> {
     }
     Ok(Some(set))
 }
-
-/// Whether a set is declared to be filled by rules.
-pub(crate) fn is_dynamic(declaration: &str) -> bool {
-    declaration.starts_with(DYNAMIC)
-}
-
-const DYNAMIC: &str = "dynamic ";
 
 fn size_of(description: &[u8]) -> Result<u32, Malformed> {
     let mut size = 0;

@@ -1,5 +1,6 @@
 //! Reading a table back.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use ruleset::{Element, Found, FoundChain, FoundSet, Name, ReadError};
@@ -55,12 +56,12 @@ impl Reader<'_> {
         Err(ReadError::Unstable { tries: TRIES })
     }
 
-    /// The elements of one set; none if there is no such set.
+    /// The elements of one set; none if there is no such set. While elements come and go, some may be missing.
     pub(crate) fn set(&mut self, family: u8, table: &Name, set: &Name) -> Result<Vec<Element>, ReadError> {
         for _ in 0..TRIES {
             let mut found = FoundSet::default();
-            match self.elements(Place { family, table }, set, &mut found) {
-                Ok(()) => return Ok(found.elements),
+            match self.list(Place { family, table }, set, &mut found) {
+                Ok(_) => return Ok(found.elements),
                 Err(Fault::Missing) => return Ok(Vec::new()),
                 Err(Fault::Interrupted) => {}
                 Err(Fault::Failed(error)) => return Err(error.into()),
@@ -101,35 +102,41 @@ impl Reader<'_> {
         let mut found = Found { beyond_repair: flags & uapi::NFT_TABLE_F_DORMANT != 0, ..Found::default() };
         self.chains(place, &mut found)?;
         self.rules(place, &mut found)?;
-        self.sets(place, &mut found)?;
-        for (name, set) in &mut found.sets {
+        let dynamic = self.sets(place, &mut found)?;
+        for (name, set) in found.sets.iter_mut().filter(|(name, _)| !dynamic.contains(*name)) {
             self.elements(place, name, set)?;
         }
         Ok(Some(found))
     }
 
+    /// All elements of a set that only transactions change.
+    ///
     /// The kernel walks a hash table anew for each part of the answer, and passes over as many elements as it has listed. If the
     /// table grows in between, which it does some time after a commit, some are listed twice and as many are not
     /// (`nft_rhash_walk`, net/netfilter/nft_set_hash.c). So nothing is missing if nothing is listed twice.
     fn elements(&mut self, place: Place<'_>, name: &Name, set: &mut FoundSet) -> Result<(), Fault> {
-        let request = request(libc::NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, place.family, |a| {
-            a.put_name(uapi::NFTA_SET_ELEM_LIST_TABLE, place.table);
-            a.put_name(uapi::NFTA_SET_ELEM_LIST_SET, name);
-        });
         for _ in 0..TRIES {
-            set.elements.clear();
-            set.unspeakable = 0;
-            self.ask(&request, |message| decode::elements(message, set))?;
-            set.elements.sort_unstable_by_key(|element| element.key);
-            let listed = set.elements.len();
-            set.elements.dedup_by_key(|element| element.key);
-            // Those of a dynamic set come and go with packets, and nothing depends on them.
-            if listed == set.elements.len() || decode::is_dynamic(&set.declaration) {
-                set.elements.shrink_to_fit();
+            if self.list(place, name, set)? {
                 return Ok(());
             }
         }
         Err(Fault::Interrupted)
+    }
+
+    /// Lists the elements of a set once. Returns whether none was listed twice.
+    fn list(&mut self, place: Place<'_>, name: &Name, set: &mut FoundSet) -> Result<bool, Fault> {
+        let request = request(libc::NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, place.family, |a| {
+            a.put_name(uapi::NFTA_SET_ELEM_LIST_TABLE, place.table);
+            a.put_name(uapi::NFTA_SET_ELEM_LIST_SET, name);
+        });
+        set.elements.clear();
+        set.unspeakable = 0;
+        self.ask(&request, |message| decode::elements(message, set))?;
+        set.elements.sort_unstable_by_key(|element| element.key);
+        let listed = set.elements.len();
+        set.elements.dedup_by_key(|element| element.key);
+        set.elements.shrink_to_fit();
+        Ok(listed == set.elements.len())
     }
 
     /// The kernel lists the chains of all tables of the family; the others' are passed over.
@@ -139,7 +146,7 @@ impl Reader<'_> {
         });
         self.ask(&request, |message| {
             match decode::chain(message, place.table)? {
-                Some(Declared { name: Some(name), declaration }) => {
+                Some(Declared { name: Some(name), declaration, .. }) => {
                     found.chains.insert(name, FoundChain { declaration, rules: Vec::new() });
                 }
                 Some(Declared { name: None, .. }) => found.beyond_repair = true,
@@ -163,20 +170,26 @@ impl Reader<'_> {
         })
     }
 
-    fn sets(&mut self, place: Place<'_>, found: &mut Found) -> Result<(), Fault> {
+    /// Returns the names of those that rules add elements to.
+    fn sets(&mut self, place: Place<'_>, found: &mut Found) -> Result<BTreeSet<Name>, Fault> {
+        let mut dynamic = BTreeSet::new();
         let request = request(libc::NFT_MSG_GETSET, libc::NLM_F_DUMP, place.family, |a| {
             a.put_name(uapi::NFTA_SET_TABLE, place.table);
         });
         self.ask(&request, |message| {
             match decode::set(message)? {
-                Some(Declared { name: Some(name), declaration }) => {
+                Some(Declared { name: Some(name), declaration, is_dynamic }) => {
+                    if is_dynamic {
+                        dynamic.insert(name.clone());
+                    }
                     found.sets.insert(name, FoundSet { declaration, ..FoundSet::default() });
                 }
                 Some(Declared { name: None, .. }) => found.beyond_repair = true,
                 None => {}
             }
             Ok(())
-        })
+        })?;
+        Ok(dynamic)
     }
 
     /// Sends a request and hands over the messages of the answer, to its end. The kernel makes the next part of an answer when

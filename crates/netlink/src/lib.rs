@@ -32,7 +32,7 @@ mod sets;
 mod socket;
 mod uapi;
 
-pub use committer::{Committer, Reconciled, Reply};
+pub use committer::{Committer, Reconciled};
 pub use conntrack::{Conntrack, ConntrackError, Flow, Flows, Tally, Tuple};
 pub use monitor::{ForeignEdit, Monitor, Program};
 pub use nf_tables::{NfTables, OpenError};

@@ -23,6 +23,8 @@ pub enum ForeignEdit {
     },
     /// There was a moment that nothing is known of: any table may have been changed.
     Missed,
+    /// There will be no more reports, for this reason. Any table may have been changed already.
+    Deaf(String),
 }
 
 /// A program as the kernel names it.
@@ -51,7 +53,8 @@ struct Shared {
 
 impl Monitor {
     /// Starts to listen, in the network namespace of the calling thread. `report` is called for each commit that concerns the
-    /// table of this name of some family, on another thread; it must not block.
+    /// table of this name of some family, on another thread; what does not fit into a socket's buffer while it blocks is
+    /// [`ForeignEdit::Missed`].
     ///
     /// # Errors
     /// It may not, as [`crate::NfTables::open`], or there is no thread to spare.
@@ -83,13 +86,9 @@ impl Shared {
                     heard.take(datagram, &self.table).into_iter().for_each(&self.report);
                 }
                 Ok(None) => {}
-                Err(error) => {
-                    (self.report)(ForeignEdit::Missed);
-                    // More came than there was room for: listening goes on. There is no other error that it could go on after.
-                    if error.raw_os_error() != Some(libc::ENOBUFS) {
-                        return;
-                    }
-                }
+                // More came than there was room for.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => (self.report)(ForeignEdit::Missed),
+                Err(error) => return (self.report)(ForeignEdit::Deaf(error.to_string())),
             }
         }
     }

@@ -81,7 +81,12 @@ fn show(kind: u16, value: &[u8], text: &mut String) {
         (Ok(inner), _) if !inner.is_empty() => {
             text.push_str("( ");
             for (kind, value) in inner {
-                show(kind, value, text);
+                if kind == uapi::NFTA_DATA_VALUE {
+                    // Whatever an address looks like: 4.0.1.0 is an attribute as well, and so is 4.0.1.64, the same but for flags.
+                    hexadecimal(value, text);
+                } else {
+                    show(kind, value, text);
+                }
                 text.push(' ');
             }
             text.push(')');

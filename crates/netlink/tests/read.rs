@@ -4,15 +4,17 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use common::{add, address, chain, endpoint, endpoints, kernel, name, nft, reads_back, set, table, transaction};
 use netlink::{Committer, NfTables, Reconciled};
 use ruleset::{
-    Chain, ChainKind, Comment, Data, DataType, Element, Family, Field, Found, Hook, HookPoint, Kernel as _, Op, Rule,
-    Selector, Statement, Transaction, Verdict, Words, reconcile,
+    Chain, ChainKind, Comment, Comparison, Data, DataType, Describe as _, Element, Family, Field, Found, Hook,
+    HookPoint, Kernel as _, Op, Rule, Selector, Set, SetKind, Statement, Transaction, Verdict, Words, reconcile,
 };
 use testing::netns::Namespace;
 
@@ -140,6 +142,40 @@ fn elements_without_a_key() -> Result<()> {
 }
 
 /// Others change other tables all the time. A reading that they spoil is begun anew.
+/// Rules fill it while it is read, and no reconciliation looks at it.
+#[test]
+fn what_rules_add_to_a_set_is_not_read_with_the_table() -> Result<()> {
+    let (_namespace, mut kernel) = kernel("dynamic")?;
+    let size = NonZeroU32::new(1000).unwrap();
+    let clients = Set::clone(&set("clients", &[Field::Address], None));
+    let clients = Arc::new(Set { kind: SetKind::Dynamic { size }, ..clients });
+    let elements: Vec<_> = (0..500)
+        .map(|n| Element { key: Words::build().address(address(n)).finish(), data: Data::None, comment: None })
+        .collect();
+    let ops = vec![table(), Op::AddSet(clients.clone()), add(&clients, elements.clone())];
+    kernel.commit(&transaction(Family::Ip, ops))?;
+    let found = &read(&mut kernel)?.sets[&clients.name];
+    assert_eq!(found.elements, []);
+    assert_eq!(kernel.elements(Family::Ip, &name("t"), &clients.name)?.len(), elements.len());
+    Ok(())
+}
+
+/// 4.0.1.0 is an attribute of netlink's as well, and 4.0.1.64 is the same one but for flags.
+#[test]
+fn addresses_that_look_like_attributes_are_told_apart() -> Result<()> {
+    let (_namespace, kernel) = kernel("addresses")?;
+    let rule = |prefix: &str| {
+        let prefix = prefix.parse().unwrap();
+        let selector = Selector::SourceAddress;
+        let statement = Statement::Prefix { selector, comparison: Comparison::Is, prefix };
+        kernel.rule(Family::Ip, &Rule { chain: name("c"), statements: vec![statement], comment: None })
+    };
+    let texts = ["4.0.1.0/26", "4.0.1.64/26", "4.0.1.128/26", "4.0.1.192/26"].map(rule);
+    let different: BTreeSet<_> = texts.iter().collect();
+    assert_eq!(different.len(), texts.len(), "{texts:?}");
+    Ok(())
+}
+
 #[test]
 fn beside_another_program() -> Result<()> {
     let (namespace, mut kernel) = kernel("beside")?;

@@ -20,6 +20,7 @@ pub(crate) struct Asides(BTreeMap<ServiceName, Aside>);
 
 #[derive(Debug)]
 struct Aside {
+    refused_at: Instant,
     delay: Duration,
     retry_at: Instant,
     /// Whether it is set aside now. One that was not long ago is remembered, as it may be refused again.
@@ -31,7 +32,7 @@ impl Asides {
     pub(crate) fn put(&mut self, service: ServiceName, now: Instant) -> Duration {
         let known = self.0.get(&service).filter(|aside| now < aside.retry_at + GOOD);
         let delay = known.map_or(FIRST, |aside| (aside.delay * 2).min(LONGEST));
-        self.0.insert(service, Aside { delay, retry_at: now + delay, is_out: true });
+        self.0.insert(service, Aside { refused_at: now, delay, retry_at: now + delay, is_out: true });
         delay
     }
 
@@ -51,9 +52,14 @@ impl Asides {
         .collect()
     }
 
-    /// A Service has changed, which may have mended it. Returns whether it was set aside.
-    pub(crate) fn changed(&mut self, service: &ServiceName) -> bool {
-        self.0.remove(service).is_some_and(|aside| aside.is_out)
+    /// A Service has changed, which may have mended it. Returns whether it is let in again now: at once after it was refused the
+    /// first time, and if it is refused again and again, not without a pause.
+    pub(crate) fn changed(&mut self, service: &ServiceName, now: Instant) -> bool {
+        let Some(aside) = self.0.get_mut(service).filter(|aside| aside.is_out) else { return false };
+        let pause = if aside.delay == FIRST { Duration::ZERO } else { FIRST };
+        aside.retry_at = aside.retry_at.min(aside.refused_at + pause);
+        aside.is_out = aside.retry_at > now;
+        !aside.is_out
     }
 
     /// How many are set aside.
@@ -67,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_while_a_service_is_refused_and_end_when_it_changes() {
+    fn waits_grow_while_a_service_is_refused() {
         let (mut asides, mut now) = (Asides::default(), Instant::now());
         let web = ServiceName::new("ns", "web");
         let mut waits = Vec::new();
@@ -78,12 +84,20 @@ mod tests {
             assert_eq!((asides.take_due(now), asides.count(), asides.next()), (vec![web.clone()], 0, None));
         }
         assert_eq!(waits, [30, 60, 120, 240, 480, 600, 600]);
-        asides.put(web.clone(), now);
-        assert!(asides.changed(&web) && !asides.changed(&web));
-        assert_eq!(asides.put(web.clone(), now), FIRST);
-        now += FIRST;
-        asides.take_due(now);
         now += GOOD;
         assert_eq!(asides.put(web, now), FIRST, "it was good for a while");
+    }
+
+    #[test]
+    fn a_change_ends_the_wait_but_not_again_and_again() {
+        let (mut asides, now) = (Asides::default(), Instant::now());
+        let web = ServiceName::new("ns", "web");
+        asides.put(web.clone(), now);
+        assert!(asides.changed(&web, now) && !asides.changed(&web, now), "it is let in once");
+        assert_eq!(asides.put(web.clone(), now), 2 * FIRST);
+        assert!(!asides.changed(&web, now));
+        assert_eq!(asides.next(), Some(now + FIRST));
+        assert!(asides.changed(&web, now + FIRST));
+        assert_eq!(asides.count(), 0);
     }
 }

@@ -1,7 +1,10 @@
 //! What a table has done on the committing thread, and how that ends.
 
-use netlink::{Committer, Reconciled, Reply};
+use netlink::{Committer, Reconciled};
 use ruleset::{CommitError, CommitReport, Element, Family, Found, Kernel, Name, ReadError, Transaction};
+
+/// What is called with the outcome of a job, on the thread that did it: it must not block.
+pub(crate) type Reply<T> = Box<dyn FnOnce(T) + Send>;
 
 /// How a job ended.
 #[derive(Debug)]

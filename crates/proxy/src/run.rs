@@ -91,8 +91,8 @@ async fn proxy(config: &Config, name: String, source: Source, telemetry: Telemet
     let local = node::interface_addresses()?;
     let ports = PortAddresses::new(&config.node_port_addresses, addresses, &families, &local);
     let (edits, edited) = mpsc::channel(EDITS);
-    // Those that find no room are seen to with those that wait.
-    let monitor = Monitor::spawn(compiler::table_name(), move |edit| drop(edits.try_send(edit)))?;
+    // While there is no room, the monitor waits, and what the kernel cannot tell it meanwhile counts as missed.
+    let monitor = Monitor::spawn(compiler::table_name(), move |edit| drop(edits.blocking_send(edit)))?;
     let tables = tables(config, &facts, addresses, &families, &ports, &telemetry, &monitor)?;
 
     let (updates, received) = mpsc::channel(UPDATES);

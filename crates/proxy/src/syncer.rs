@@ -12,7 +12,7 @@ use netlink::ForeignEdit;
 use telemetry::{Health, Metrics};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep_until};
-use tracing::info;
+use tracing::{error, info};
 
 use crate::commit::Outcome;
 use crate::table::Table;
@@ -110,7 +110,7 @@ impl Syncer {
         if let Some(table) = self.tables.iter_mut().find(|table| table.family() == family) {
             table.set_node_ports(node_ports);
             if self.complete {
-                table.request(&Changes::default());
+                table.request(&Changes::default(), Instant::now());
             }
         }
     }
@@ -119,8 +119,11 @@ impl Syncer {
     fn pass_on_edit(&mut self, edit: &ForeignEdit) {
         let concerns = |table: &&mut Table| match edit {
             ForeignEdit::Seen { family, .. } => table.is_of(*family),
-            ForeignEdit::Missed => true,
+            ForeignEdit::Missed | ForeignEdit::Deaf(_) => true,
         };
+        if let ForeignEdit::Deaf(why) = edit {
+            error!("what other programs do to the rules is not noticed any more, restart the proxy: {why}");
+        }
         if self.complete {
             self.tables.iter_mut().filter(concerns).for_each(|table| table.edited(edit, Instant::now()));
         }
@@ -138,7 +141,8 @@ impl Syncer {
         } else if !changed {
             return;
         }
-        self.tables.iter_mut().for_each(|table| table.request(&changes));
+        let now = Instant::now();
+        self.tables.iter_mut().for_each(|table| table.request(&changes, now));
     }
 }
 

@@ -31,7 +31,7 @@ use crate::syncer::Telemetry;
 const SWEEP_DELAY: Duration = Duration::from_secs(10);
 
 /// How long until it is tried again to have the kernel forget where it sent clients.
-const FORGET_RETRY: Duration = Duration::from_secs(1);
+const FORGET_RETRY: Duration = Duration::from_secs(5);
 
 /// How many times of changes are remembered for their programming latency while syncs fail.
 const MAX_TRIGGERED: usize = 10_000;
@@ -63,6 +63,8 @@ pub(crate) struct Table {
     unwanted: BTreeSet<Name>,
     /// When the kernel is told to forget where it sent clients that it must not send there any more.
     forget_at: Option<Instant>,
+    /// Whether the last try to have it forget failed.
+    not_forgotten: bool,
     sweep_at: Option<Instant>,
     /// Services that the kernel refused.
     asides: Asides,
@@ -116,6 +118,7 @@ impl Table {
             repairs: Repairs::default(),
             unwanted: BTreeSet::new(),
             forget_at: None,
+            not_forgotten: false,
             sweep_at: None,
             asides: Asides::default(),
             running: None,
@@ -149,9 +152,9 @@ impl Table {
     }
 
     /// Asks for a sync of these changes.
-    pub(crate) fn request(&mut self, changes: &Changes) {
+    pub(crate) fn request(&mut self, changes: &Changes, now: Instant) {
         for service in &changes.services {
-            if self.asides.changed(service) {
+            if self.asides.changed(service, now) {
                 self.compiler.set_aside(service, false);
                 self.telemetry.metrics.services_set_aside(self.compiler.family(), self.asides.count());
             }
@@ -180,7 +183,7 @@ impl Table {
                     warn!(%family, "{who} changed the table kube-proxy, which is ours: it is being repaired");
                 }
             }
-            ForeignEdit::Missed => {
+            ForeignEdit::Missed | ForeignEdit::Deaf(_) => {
                 debug!(%family, "commits of other programs may have been missed: the table is checked");
             }
         }
@@ -195,7 +198,8 @@ impl Table {
             return;
         }
         self.take_back(now);
-        if is_due(self.forget_at) {
+        // Where it is not certain what the kernel has, a sync comes first: what it notes may follow older rules.
+        if is_due(self.forget_at) && !self.everything {
             self.list();
         } else if is_due(self.next_sync()) {
             self.sync(state, now);
@@ -209,7 +213,8 @@ impl Table {
         if self.running.is_some() {
             return None;
         }
-        [self.forget_at, self.next_sync(), self.sweep_at, self.asides.next()].into_iter().flatten().min()
+        let forget_at = self.forget_at.filter(|_| !self.everything);
+        [forget_at, self.next_sync(), self.sweep_at, self.asides.next()].into_iter().flatten().min()
     }
 
     fn next_sync(&self) -> Option<Instant> {
@@ -241,22 +246,27 @@ impl Table {
             (Job::Sync { kind, began, triggered }, Outcome::Written(Err(error))) => {
                 self.telemetry.metrics.sync_failed(self.family(), kind, now - began);
                 self.everything = true;
-                self.failing = true;
+                let is_again = std::mem::replace(&mut self.failing, true);
                 self.triggered.splice(..0, triggered);
-                if kind == SyncKind::Full && self.set_aside(&error, now) {
+                if kind == SyncKind::Full && self.set_aside(&error, is_again, now) {
                     return self.pacer.retry_at_once(now);
                 }
                 let retry_in = self.pacer.failed(now);
                 error!(family = %self.family(), ?retry_in, "nftables sync failed, the rules in place stay: {error}");
             }
             (Job::List, Outcome::Listed(Ok(choices))) => self.forget(&choices),
-            (Job::Forget, Outcome::Written(Ok(_))) => self.compiler.forgotten(),
+            (Job::Forget, Outcome::Written(Ok(_))) => {
+                self.compiler.forgotten();
+                // A list may miss some: until there are none.
+                self.forget_at = Some(now);
+            }
             (Job::List, Outcome::Listed(Err(error))) => self.not_forgotten(&error, now),
             (Job::Forget, Outcome::Written(Err(error))) => self.not_forgotten(&error, now),
             (Job::Sweep, Outcome::Written(Ok(_))) => debug!(family = %self.family(), "unused chains are deleted"),
             (Job::Sweep, Outcome::Written(Err(error))) => {
                 self.telemetry.metrics.cleanup_failed(self.family());
                 self.everything = true;
+                self.pacer.request();
                 warn!(family = %self.family(), "Unable to delete stale chains; will retry later: {error}");
             }
             (Job::Read { .. } | Job::List, Outcome::Written(_))
@@ -272,6 +282,7 @@ impl Table {
     fn sync(&mut self, state: &State, now: Instant) {
         self.pacer.started();
         self.repairs.started(now);
+        self.telemetry.health.queued(self.family(), Moment::now());
         if std::mem::take(&mut self.everything) {
             debug!(family = %self.family(), "Reading the nftables rules that are there");
             let (family, table) = self.compiler.table();
@@ -286,7 +297,8 @@ impl Table {
     fn sync_everything(&mut self, state: &State, began: Instant, found: Result<Option<Found>, ReadError>) {
         // What was asked for meanwhile is in the state already.
         self.pacer.started();
-        self.waiting.clear();
+        let waiting = std::mem::take(&mut self.waiting);
+        self.compiler.follow(state, &waiting);
         let found = found.unwrap_or_else(|error| {
             warn!(family = %self.family(), "the table is replaced as a whole: {error}");
             None
@@ -345,6 +357,8 @@ impl Table {
         }
         if kind == SyncKind::Full {
             self.unwanted = unwanted.into_iter().collect();
+            // They have just lost their last reference.
+            self.sweep_at = None;
             info!(%family, replaced, operations, "all rules are in place");
         }
     }

@@ -33,7 +33,8 @@ pub struct FoundChain {
 pub struct FoundSet {
     /// How it was declared, as by [`Describe::set`].
     pub declaration: String,
-    /// Its elements, in any order. Data that no transaction of ours would write, such as the verdict `return`, is
+    /// Its elements, in order of their keys; none of a [`crate::SetKind::Dynamic`] set, whose elements are its rules' business.
+    /// Data that no transaction of ours would write, such as the verdict `return`, is
     /// [`crate::Data::None`].
     pub elements: Vec<Element>,
     /// How many more it has whose keys are no [`crate::Words`], so that no transaction of ours could delete them: those that

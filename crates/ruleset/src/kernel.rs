@@ -20,7 +20,8 @@ pub trait Kernel: Describe {
     /// It is not known what the kernel holds.
     fn read(&mut self, family: Family, table: &Name) -> Result<Option<Found>, ReadError>;
 
-    /// Lists the elements of a set; none if there is no such set. Those that rules add and let expire meanwhile may be missing.
+    /// Lists the elements of a set; none if there is no such set. While rules add elements and let them expire, any of them may be
+    /// missing: what must not be missed has to be looked for until nothing more is found.
     ///
     /// # Errors
     /// It is not known what the kernel holds.

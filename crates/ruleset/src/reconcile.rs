@@ -27,8 +27,8 @@ impl Reconciliation {
 ///
 /// What is different is changed in place: elements of sets ([`SetKind::Dynamic`] ones excepted, which belong to the rules that
 /// fill them), rules of chains, and chains and sets that are missing or too many. The table is replaced, which is `full` as it
-/// is, if there is none, or if what cannot be changed in place differs: where a base chain is hooked in, or which there are;
-/// how a set is declared; what is [`Found::beyond_repair`].
+/// is, if there is none, or if what cannot be changed in place differs: where a base chain is hooked in, or that there is one
+/// too many; how a set is declared; what is [`Found::beyond_repair`].
 ///
 /// In order: elements that go, because a key can only be added again once it is gone; rules and sets that go; chains, sets and
 /// rules that come; elements that come, which may lead to the new chains.
@@ -163,23 +163,19 @@ impl Parts {
     }
 }
 
-/// The elements that have to go, and those that have to come; each in order of keys. An element with other data is both.
+/// The elements that have to go, and those that have to come; each in order of keys. An element with other data or another comment is both.
 fn difference(wanted: &[&Element], found: &[Element]) -> (Vec<Element>, Vec<Element>) {
-    let mut found: Vec<_> = found.iter().collect();
-    found.sort_unstable_by_key(|element| element.key);
-    // A kernel that moves elements about while it lists them may list one twice.
-    found.dedup_by_key(|element| element.key);
     let mut wanted = wanted.to_vec();
     wanted.sort_unstable_by_key(|element| element.key);
 
     let (mut deletes, mut adds) = (Vec::new(), Vec::new());
-    let mut found = found.into_iter().peekable();
+    let mut found = found.iter().peekable();
     for element in wanted {
         while let Some(other) = found.next_if(|other| other.key < element.key) {
             deletes.push(named(other));
         }
         match found.next_if(|other| other.key == element.key) {
-            Some(same) if same.data == element.data => {}
+            Some(same) if same.data == element.data && same.comment == element.comment => {}
             Some(other) => {
                 deletes.push(named(other));
                 adds.push(element.clone());

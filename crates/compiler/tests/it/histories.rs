@@ -141,7 +141,7 @@ fn remember(world: &mut World) {
 
 /// Deletes what the kernel noted and is not true any more.
 fn forget(world: &mut World) {
-    if world.compiler.stale_choices().is_some() {
+    while world.compiler.stale_choices().is_some() {
         let choices: Vec<_> = world.table().sets()["affinity"].elements.values().cloned().collect();
         let forget = world.compiler.forget(&choices);
         world.commit(&forget);

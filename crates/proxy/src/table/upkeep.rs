@@ -3,17 +3,18 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::io::ErrorKind;
 
 use model::ServiceName;
-use ruleset::{CommitError, Element, Op};
+use ruleset::{CommitError, Element, Op, Rejection};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::{FORGET_RETRY, Job, SWEEP_DELAY, Table};
 use crate::commit::Outcome;
 
-/// How many Services are set aside after one refusal at most. A kernel that refuses more than that has another problem.
-const MOST_AT_ONCE: usize = 16;
+/// How many Services are set aside at most. A kernel that refuses more than that has another problem.
+const MOST: usize = 16;
 
 impl Table {
     /// Has what nothing needs any more looked for in a while, if there may be any.
@@ -47,7 +48,10 @@ impl Table {
     pub(super) fn forget(&mut self, choices: &[Element]) {
         let transaction = self.compiler.forget(choices);
         if transaction.is_empty() {
-            return self.compiler.forgotten();
+            if std::mem::take(&mut self.not_forgotten) {
+                info!(family = %self.family(), "clients with session affinity to endpoints that left go elsewhere again");
+            }
+            return;
         }
         debug!(family = %self.family(), of = choices.len(), clients = transaction.len(), "forgetting where clients were sent");
         let operations = transaction.len();
@@ -59,17 +63,30 @@ impl Table {
     pub(super) fn not_forgotten(&mut self, error: &dyn Display, now: Instant) {
         self.telemetry.metrics.cleanup_failed(self.family());
         self.forget_at = Some(now + FORGET_RETRY);
-        warn!(family = %self.family(), "clients with session affinity to endpoints that left have to wait: {error}");
+        if !std::mem::replace(&mut self.not_forgotten, true) {
+            warn!(
+                family = %self.family(),
+                "clients with session affinity to endpoints that left have to wait, it will be tried again: {error}"
+            );
+        }
     }
 
-    /// Sets the Services aside that the kernel refused, so that the others are served. Returns whether there are any.
-    pub(super) fn set_aside(&mut self, error: &CommitError, now: Instant) -> bool {
+    /// Sets the Services aside that the kernel refused, so that the others are served. Returns whether there are any. `is_again`:
+    /// whether the sync before failed as well.
+    pub(super) fn set_aside(&mut self, error: &CommitError, is_again: bool, now: Instant) -> bool {
         let CommitError::Rejected { rejections } = error else { return false };
-        let elements = rejections.iter().filter_map(|rejection| rejection.element.as_ref());
+        // What is there already, or is not there, may be another program's doing since the table was read: to read it again
+        // mends that. If it does not, it is what the Services want.
+        let is_own = |rejection: &&Rejection| {
+            is_again || !matches!(rejection.source.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound)
+        };
+        let elements = rejections.iter().filter(is_own).filter_map(|rejection| rejection.element.as_ref());
         let owners: BTreeSet<ServiceName> = elements.filter_map(|(set, key)| self.compiler.owner(set, key)).collect();
-        if owners.is_empty() || owners.len() > MOST_AT_ONCE {
+        if owners.is_empty() || self.asides.count() + owners.len() > MOST {
             return false;
         }
+        // Their flows and clients are seen to as if they had gone.
+        self.waiting.extend(owners.iter().cloned());
         for service in owners {
             let delay = self.asides.put(service.clone(), now);
             self.compiler.set_aside(&service, true);

@@ -1,7 +1,7 @@
 //! What it holds, and how it says that.
 
 use super::{Fake, FakeChain, FakeSet, FakeTable};
-use crate::{Chain, Describe, Family, Found, FoundChain, FoundSet, Rule, Set};
+use crate::{Chain, Describe, Family, Found, FoundChain, FoundSet, Rule, Set, SetKind};
 
 impl Describe for Fake {
     fn chain(&self, _: Family, chain: &Chain) -> String {
@@ -26,7 +26,7 @@ impl FakeTable {
         };
         let set = |FakeSet { set, elements }: &FakeSet| FoundSet {
             declaration: shape(set),
-            elements: elements.values().cloned().collect(),
+            elements: if set.kind == SetKind::Static { elements.values().cloned().collect() } else { Vec::new() },
             unspeakable: 0,
         };
         Found {

@@ -10,7 +10,7 @@ use model::{
     Endpoint, EndpointSlice, Family, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
     SlicePort, TrafficPolicy,
 };
-use netlink::{ForeignEdit, Reconciled, Reply};
+use netlink::{ForeignEdit, Reconciled};
 use ruleset::{
     CommitError, CommitReport, Element, Fake, FakeTable, Found, Kernel, Name, Op, ReadError, Reconciliation, Rejection,
     Transaction, Words, reconcile,
@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::super::*;
-use crate::commit::Commit;
+use crate::commit::{Commit, Reply};
 use crate::flows::CheckFlows;
 use crate::pacer::Pacer;
 
@@ -86,9 +86,9 @@ impl Shared {
         self.lock().failing_soon = true;
     }
 
-    /// From now on, no element of this address is taken, or all are again.
-    pub(super) fn refuse(&self, address: Option<IpAddr>) {
-        self.lock().refused = address.into_iter().collect();
+    /// From now on, no element of these addresses is taken, and all others are.
+    pub(super) fn refuse(&self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.lock().refused = addresses.into_iter().collect();
     }
 
     /// From now on, the table cannot be read.
@@ -116,6 +116,12 @@ impl Shared {
     /// Ends the jobs that are stuck, and those to come at once.
     pub(super) fn let_go(&self) {
         self.lock().stuck = false;
+        let held = std::mem::take(&mut self.lock().held);
+        held.into_iter().for_each(|job| job());
+    }
+
+    /// Ends the job that is stuck; the next one will be.
+    pub(super) fn let_one_go(&self) {
         let held = std::mem::take(&mut self.lock().held);
         held.into_iter().for_each(|job| job());
     }
@@ -215,8 +221,7 @@ impl Commit for TestCommitter {
 
 impl Switches {
     fn commit(&mut self, transaction: &Transaction) -> Result<CommitReport, CommitError> {
-        let refused: Vec<_> =
-            transaction.ops.iter().enumerate().flat_map(|(op, _)| self.refused(transaction, op)).collect();
+        let refused: Vec<_> = (0..transaction.ops.len()).filter_map(|op| self.refused(transaction, op)).collect();
         if !refused.is_empty() {
             return Err(CommitError::Rejected { rejections: refused });
         }
@@ -233,16 +238,15 @@ impl Switches {
 }
 
 impl Switches {
-    /// The elements of an operation that are not taken.
-    fn refused(&self, transaction: &Transaction, op: usize) -> Vec<Rejection> {
-        let Op::AddElements { elements, .. } = &transaction.ops[op] else { return Vec::new() };
+    /// The first element of an operation that is not taken: the kernel names no more.
+    fn refused(&self, transaction: &Transaction, op: usize) -> Option<Rejection> {
+        let Op::AddElements { elements, .. } = &transaction.ops[op] else { return None };
         let is_refused = |element: &Element| {
             let key = element.key.as_bytes();
             self.refused.iter().any(|address| key.starts_with(Words::build().address(*address).finish().as_bytes()))
         };
-        let indices = elements.iter().enumerate().filter(|(_, element)| is_refused(element)).map(|(index, _)| index);
-        let too_many = || io::Error::from_raw_os_error(23);
-        indices.map(|index| Rejection::new(transaction, op, Some(index), too_many())).collect()
+        let index = elements.iter().position(is_refused)?;
+        Some(Rejection::new(transaction, op, Some(index), io::Error::from_raw_os_error(23)))
     }
 }
 

@@ -121,6 +121,27 @@ async fn an_edit_during_a_sync_is_not_forgotten() {
     assert_eq!(harness.kernels.v4.readings(), 3);
 }
 
+/// What goes while everything is looked at was there before all the same.
+#[tokio::test(start_paused = true)]
+async fn flows_of_a_service_that_goes_during_a_repair_are_checked() {
+    let mut harness = Harness::synced(&[]).await;
+    let dns = || [service_over(Protocol::Udp, "dns"), slice_over(Protocol::Udp, "dns", 1)];
+    harness.updates.send(dns().into()).await.unwrap();
+    sleep(HOUR).await;
+    while harness.checks.try_recv().is_ok() {}
+    harness.kernels.v4.get_stuck();
+    harness.edited(vec![Op::FlushChain(name("services"))]).await;
+    sleep(Duration::from_millis(1)).await;
+    assert!(harness.kernels.v4.is_busy());
+    harness.send(Update::ServiceGone(ServiceName::new("test", "dns"))).await;
+    sleep(Duration::from_millis(1)).await;
+    harness.kernels.v4.let_go();
+    sleep(HOUR).await;
+    let checks = std::iter::from_fn(|| harness.checks.try_recv().ok()).filter(|(family, _)| *family == Family::V4);
+    let checks: Vec<_> = checks.flat_map(|(_, checks)| checks).collect();
+    assert!(!checks.is_empty() && checks.iter().all(|check| check.serving.is_empty()), "{checks:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn before_the_first_sync_the_table_is_another_programs() {
     let mut harness = Harness::start();

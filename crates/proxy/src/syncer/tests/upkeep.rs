@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use model::{Family, Protocol, Service, ServiceName, Update};
+use netlink::ForeignEdit;
 use ruleset::{Data, Datum, Element, Op, Words};
 use tokio::time::{Instant, sleep};
 
@@ -31,7 +32,7 @@ fn has(harness: &Harness, name: &str) -> bool {
 async fn a_service_that_the_kernel_refuses_never_blocks_others() {
     let mut harness = Harness::synced(&["web"]).await;
     sleep(HOUR).await;
-    harness.kernels.v4.refuse(Some(address("bad")));
+    harness.kernels.v4.refuse([address("bad")]);
     let began = Instant::now();
     harness.updates.send(vec![service("bad"), slice("bad", 1), service("good"), slice("good", 1)]).await.unwrap();
     while !has(&harness, "good") {
@@ -45,7 +46,7 @@ async fn a_service_that_the_kernel_refuses_never_blocks_others() {
     while !has(&harness, "more") {
         harness.commit_of(Family::V4).await;
     }
-    harness.kernels.v4.refuse(None);
+    harness.kernels.v4.refuse([]);
     while !has(&harness, "bad") {
         harness.commit_of(Family::V4).await;
     }
@@ -56,11 +57,11 @@ async fn a_service_that_the_kernel_refuses_never_blocks_others() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_service_is_tried_again_as_soon_as_it_changes() {
     let mut harness = Harness::synced(&["web"]).await;
-    harness.kernels.v4.refuse(Some(address("bad")));
+    harness.kernels.v4.refuse([address("bad")]);
     harness.send(service("bad")).await;
     sleep(Duration::from_secs(5)).await;
     assert!(harness.metric(&set_aside(1)));
-    harness.kernels.v4.refuse(None);
+    harness.kernels.v4.refuse([]);
     let began = Instant::now();
     harness.send(slice("bad", 1)).await;
     while !has(&harness, "bad") {
@@ -71,6 +72,50 @@ async fn a_refused_service_is_tried_again_as_soon_as_it_changes() {
     harness.send(Update::ServiceGone(ServiceName::new("test", "bad"))).await;
     sleep(HOUR).await;
     assert!(!has(&harness, "bad"));
+}
+
+/// Each refusal names a few. If there is no end to it, the kernel has another problem, and is not asked without pause.
+#[tokio::test(start_paused = true)]
+async fn a_kernel_that_refuses_many_keeps_most_in_service_and_is_not_asked_without_pause() {
+    let mut harness = Harness::synced(&["web"]).await;
+    let names: Vec<_> = (b'a'..=b'z').map(|letter| char::from(letter).to_string()).collect();
+    harness.kernels.v4.refuse(names.iter().map(|name| address(name)));
+    harness.updates.send(names.iter().map(|name| service(name)).collect()).await.unwrap();
+    sleep(Duration::from_mins(1)).await;
+    let commits = std::iter::from_fn(|| harness.commits.try_recv().ok()).filter(|commit| commit.family == Family::V4);
+    let commits = commits.count();
+    // Each of 16 costs a refusal, and another one when they are let in again after half a minute.
+    assert!(commits < 2 * 16 + 10, "{commits}");
+    assert!(has(&harness, "web"));
+    assert!((1..=16).any(|count| harness.metric(&set_aside(count))));
+}
+
+/// What another program does between the reading of the table and the commit is no fault of a Service.
+#[tokio::test(start_paused = true)]
+async fn a_race_with_another_program_sets_nobody_aside() {
+    let mut harness = Harness::synced(&["web"]).await;
+    sleep(HOUR).await;
+    let kernel = harness.kernels.v4.clone();
+    let intact = kernel.table(Family::V4);
+    let endpoints = &intact.as_ref().unwrap().sets()["endpoints"];
+    let set = endpoints.set.clone();
+    let ours = endpoints.elements.values().next().unwrap().clone();
+    let endpoint = Words::build().address(address("else")).port(80).datum();
+    let theirs = Element { data: Data::Value(endpoint), ..ours.clone() };
+    kernel.get_stuck();
+    kernel.edit(Family::V4, vec![Op::DeleteElements { set: set.clone(), elements: vec![ours] }]);
+    harness.edits.send(ForeignEdit::Missed).await.unwrap();
+    sleep(Duration::from_millis(1)).await;
+    kernel.let_one_go();
+    sleep(Duration::from_millis(1)).await;
+    assert!(kernel.is_busy(), "it was read, and is to be repaired");
+    kernel.edit(Family::V4, vec![Op::AddElements { set, elements: vec![theirs] }]);
+    kernel.let_go();
+    assert!(!harness.commit_of(Family::V4).await.accepted, "another element has its key now");
+    sleep(Duration::from_millis(1)).await;
+    assert!(harness.metric(&set_aside(0)) || !harness.telemetry.metrics.render().contains("services_set_aside{"));
+    sleep(HOUR).await;
+    assert!(kernel.table(Family::V4) == intact);
 }
 
 /// kube-proxy leaves a first sync that failed to the next change, or to the next hour.
