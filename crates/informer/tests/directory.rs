@@ -343,6 +343,11 @@ async fn the_own_node_is_followed() {
         informed.until("the step", |i| i.port(&format!("step{number}")) == Some(1)).await;
         assert_eq!(zone(&status.borrow_and_update()).as_deref(), Some(wanted), "step {number}");
     }
+    rename_over(&file, &node("here", "e"));
+    status.wait_for(|status| zone(status).as_deref() == Some("e")).await.unwrap();
+    fs::write(&file, "").unwrap();
+    informed.until_told("is empty").await;
+    assert_eq!(zone(&status.borrow()).as_deref(), Some("e"));
     informed.stop().await.unwrap();
 }
 

@@ -111,7 +111,7 @@ impl Files {
             Err(error) => Err(format!("cannot be read: {error}")),
         };
         let problems = match text {
-            Ok(text) if text.is_empty() && !old.objects.is_empty() => {
+            Ok(text) if text.is_empty() && !(old.objects.is_empty() && old.nodes.is_empty()) => {
                 // Whoever is about to write the file has emptied it first.
                 vec![problem(path, "", format!("is empty: {KEPT} (remove the file to remove its objects)"))]
             }

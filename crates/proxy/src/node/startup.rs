@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use config::LocalTraffic;
 use model::{Node, NodeStatus};
 use tokio::sync::watch;
@@ -46,12 +46,16 @@ pub(crate) async fn wait(
     status: &mut watch::Receiver<NodeStatus>,
     local_traffic: &LocalTraffic,
 ) -> Result<NodeFacts> {
-    status.wait_for(|status| *status != NodeStatus::Unknown).await?;
+    status.wait_for(|status| *status != NodeStatus::Unknown).await.context("nobody watches the Node any more")?;
     let found = until(status, PATIENCE, |node| !node.addresses.is_empty()).await;
     match &found {
         Ok(node) => info!(NodeIPs = ?node.ips(), "Successfully retrieved NodeIPs"),
         Err(NodeStatus::Known(_)) => {
-            error!(node = %name, "Timed out waiting for node to be assigned IPs; going on without");
+            error!(
+                node = %name,
+                "Timed out waiting for node to be assigned IPs; going on without: check status.addresses of the Node, which the \
+                 kubelet or the cloud controller fills"
+            );
         }
         Err(_) => error!(
             node = %name,
