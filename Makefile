@@ -1,7 +1,7 @@
 # Every task starts here, for people and for CI alike. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup need-root need-cargo need-libraries build demo test lint unit bench
+.PHONY: help setup need-root need-cargo need-libraries build demo test lint unit fastpath vm bench
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -29,7 +29,7 @@ demo: need-root setup ## Services at work on a made-up node: network namespaces,
 	cargo build --quiet --release -p proxy -p e2e
 	target/release/demo --manifests config/demo
 
-test: need-root setup lint unit ## Everything that CI runs.
+test: need-root setup lint unit fastpath ## Everything that CI runs.
 
 bench: need-root setup ## Cold sync and single changes at 1k, 10k and 30k Services, against kube-proxy's shape.
 	cargo build --quiet --release -p benches
@@ -45,6 +45,17 @@ lint: need-cargo ## Format and clippy.
 unit: need-cargo
 	cargo build --quiet -p proxy
 	cargo test --workspace --quiet
+
+KERNELS := 6.1 6.12
+
+fastpath: need-root setup vm ## The tests of the fast path, on other kernels in a VM.
+	cargo build --quiet -p proxy
+	@test=$$(cargo test --quiet -p e2e --test fastpath --no-run --message-format=json | \
+	    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | grep /fastpath-); \
+	for kernel in $(KERNELS); do echo "kernel $$kernel:"; vm/run $$kernel "$$test" --test-threads=2; done
+
+vm: need-root ## Gets Debian's kernels, QEMU and virtme-ng, into target/vm.
+	@vm/setup
 
 need-libraries: need-cargo
 	@command -v gcc >/dev/null && command -v pkg-config >/dev/null && pkg-config --exists libnftnl libmnl || \

@@ -21,8 +21,8 @@ use crate::manifests::Manifests;
 use crate::settings::Settings;
 
 /// How long anything may take that the proxy does by itself. It takes milliseconds where nothing else runs, but tests
-/// share two CPUs.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// share two CPUs, and some run on emulated ones.
+pub const PATIENCE: Duration = Duration::from_secs(100);
 /// Between two looks at a condition.
 const POLL: Duration = Duration::from_millis(2);
 /// How much of the log an error shows.

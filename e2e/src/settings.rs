@@ -15,6 +15,10 @@ pub struct Settings {
     pub node_port_addresses: &'static [&'static str],
     /// How pods are told from other hosts.
     pub pods: Pods,
+    /// `nftables.fastpathPacketThreshold`; without one, the product's default.
+    pub fastpath_packet_threshold: Option<u32>,
+    /// More fields of `nftables`, as in the file.
+    pub more: &'static str,
 }
 
 /// How pods are told from other hosts (`detectLocalMode`).
@@ -34,7 +38,14 @@ pub enum Pods {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { min_sync_period: "10ms", masquerade_all: false, node_port_addresses: &[], pods: Pods::ClusterCidr }
+        Self {
+            min_sync_period: "10ms",
+            masquerade_all: false,
+            node_port_addresses: &[],
+            pods: Pods::ClusterCidr,
+            fastpath_packet_threshold: None,
+            more: "",
+        }
     }
 }
 
@@ -43,6 +54,12 @@ impl fmt::Display for Settings {
         writeln!(f, "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables")?;
         writeln!(f, "nftables:\n  minSyncPeriod: {}", self.min_sync_period)?;
         writeln!(f, "  masqueradeAll: {}", self.masquerade_all)?;
+        if let Some(threshold) = self.fastpath_packet_threshold {
+            writeln!(f, "  fastpathPacketThreshold: {threshold}")?;
+        }
+        if !self.more.is_empty() {
+            writeln!(f, "  {}", self.more)?;
+        }
         match self.pods {
             Pods::Untold => {}
             Pods::ClusterCidr => writeln!(f, "clusterCIDR: {},{}", Cluster::POD_CIDR_V4, Cluster::POD_CIDR_V6)?,

@@ -30,6 +30,7 @@ pub(crate) fn measure(scale: Scale, services: u32) -> Result<Figures> {
         pods: Some(Pods::From(model::parse_prefix("10.128.0.0/9")?)),
         node_address: None,
         node_ports: NodePorts::Any,
+        offloads: true,
     };
     let mut proxy =
         Proxy { state: State::new(SystemTime::now()), compiler: Compiler::new(options), kernel: NfTables::open()? };

@@ -1,27 +1,42 @@
-//! Flows of datagrams that conntrack still sends where they were sent before a change.
+//! Flows that conntrack still sends where they were sent before a change.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::SocketAddr;
 
 use crate::Frontend;
 use crate::port::PortRules;
 
-/// A UDP frontend whose endpoints changed. The kernel keeps the destination of a flow as long as datagrams flow, so those that
-/// go elsewhere than they may now have to be forgotten (contract §7).
+/// A frontend whose endpoints changed. The kernel keeps the destination of a flow as long as packets flow, so those that go elsewhere
+/// than they may now have to be forgotten (contract §7). Of TCP, this is for connections in a flowtable: others end by themselves, or
+/// with their endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowCheck {
     /// Where the clients send to.
     pub frontend: Frontend,
-    /// Endpoints whose flows stay as they are: those that serve, whether or not new flows go there. None if the frontend is
-    /// gone, or has no endpoints.
+    /// Endpoints whose flows stay as they are, whether or not new flows go there: of UDP those that serve, of TCP all that there are.
+    /// None if the frontend is gone, or has no endpoints.
     pub serving: BTreeSet<SocketAddr>,
 }
 
-/// What becomes of the flows of one UDP port.
+/// What becomes of the flows of one port.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Datagrams<'a> {
+pub(crate) struct PortFlows<'a> {
     pub(crate) rules: &'a PortRules,
-    pub(crate) serving: &'a BTreeSet<SocketAddr>,
+    /// Of the endpoints that flows may stay with.
+    pub(crate) fingerprint: Fingerprint,
+}
+
+/// Tells sets of endpoints apart, without keeping them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fingerprint(u64);
+
+impl Fingerprint {
+    pub(crate) fn of(endpoints: &BTreeSet<SocketAddr>) -> Self {
+        let mut hasher = DefaultHasher::new();
+        endpoints.hash(&mut hasher);
+        Self(hasher.finish())
+    }
 }
 
 /// The checks that are to be made.
@@ -34,14 +49,19 @@ pub(crate) struct Flows {
 }
 
 impl Flows {
-    /// Follows the change of one port.
-    pub(crate) fn replace(&mut self, old: Option<Datagrams<'_>>, new: Option<Datagrams<'_>>) {
-        let treatment = |port: Option<Datagrams<'_>>, frontend| port?.rules.frontends.get(frontend);
-        let same_endpoints = old.map(|port| port.serving) == new.map(|port| port.serving);
+    /// Follows the change of one port, whose flows may stay with `serving` now.
+    pub(crate) fn replace(
+        &mut self,
+        old: Option<PortFlows<'_>>,
+        new: Option<PortFlows<'_>>,
+        serving: &BTreeSet<SocketAddr>,
+    ) {
+        let treatment = |port: Option<PortFlows<'_>>, frontend| port?.rules.frontends.get(frontend);
+        let same_endpoints = old.map(|port| port.fingerprint) == new.map(|port| port.fingerprint);
         if let Some(port) = new {
             for frontend in port.rules.frontends.iter() {
                 if !same_endpoints || treatment(old, frontend) != treatment(new, frontend) {
-                    self.served.insert(frontend, port.serving.clone());
+                    self.served.insert(frontend, serving.clone());
                 }
             }
         }

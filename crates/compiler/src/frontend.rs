@@ -46,6 +46,13 @@ impl Frontend {
         }
     }
 
+    /// The transport protocol that it speaks.
+    pub const fn protocol(self) -> Protocol {
+        match self {
+            Self::Address { protocol, .. } | Self::NodePort { protocol, .. } => protocol,
+        }
+    }
+
     /// Its key in the verdict maps.
     pub(crate) fn key(self) -> Words {
         self.words().finish()

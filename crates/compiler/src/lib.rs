@@ -11,6 +11,7 @@ mod claims;
 mod compiler;
 mod counted;
 mod edit;
+mod fastpath;
 mod flows;
 mod frontend;
 mod layout;
@@ -23,6 +24,7 @@ mod tracer;
 
 pub use claims::Conflict;
 pub use compiler::{Compiler, table_family, table_name};
+pub use fastpath::{FastPath, FastPathCounts};
 pub use flows::FlowCheck;
 pub use frontend::Frontend;
 pub use options::{Mark, NodePorts, Options, Pods};

@@ -23,6 +23,8 @@ pub struct Options {
     pub node_address: Option<IpAddr>,
     /// Which of the node's addresses take NodePort traffic.
     pub node_ports: NodePorts,
+    /// Whether connections are put into a flowtable ([`crate::FastPath`]), where they stay whatever becomes of their endpoints.
+    pub offloads: bool,
 }
 
 /// What packets of the pods on this node have in common (detectLocalMode, contract §3.11).

@@ -194,6 +194,10 @@ impl<'a> Tracer<'a> {
             }
             Statement::IsLocal(selector) => self.is_local(flow.address(*selector)),
             Statement::NewConnection => true,
+            // It follows the first packet of a connection.
+            Statement::Established | Statement::Offloaded | Statement::MorePackets(_) => false,
+            Statement::Offload(_) => false,
+            Statement::Count(_) => true,
             Statement::Translated => flow.translated,
             Statement::HasMark(bits) => flow.mark & bits != 0,
             Statement::InputInterface { comparison, interface } => {
@@ -296,6 +300,8 @@ impl Flow {
             Selector::OriginalDestinationAddress => words.address(self.original.destination),
             Selector::OriginalDestinationPort => words.port(self.original.port),
             Selector::Random(_) => words.native(random),
+            // Nothing that it follows goes by the numbers of devices.
+            Selector::InputDevice | Selector::OutputDevice => words.native(0),
         };
         selectors.iter().fold(Words::build(), add)
     }

@@ -34,6 +34,8 @@ pub struct Config {
     /// How long at least from the end of a sync to the start of the next (`nftables.minSyncPeriod`). At most
     /// `sync_period`.
     pub min_sync_period: Duration,
+    /// How long connections leave the slow path; `None` if they never do (`nftables.fastpathPacketThreshold: 0`).
+    pub fast_path: Option<FastPath>,
     /// How often everything watched is delivered anew (`configSyncPeriod`). More than zero.
     pub config_sync_period: Duration,
     /// The kubeconfig file; without one, the service account of the pod (`clientConnection.kubeconfig`).
@@ -55,6 +57,24 @@ pub struct Masquerade {
     pub bit: MasqueradeBit,
     /// Whether all connections to ClusterIPs are, and not only those from outside of the cluster.
     pub all: bool,
+}
+
+/// How established Service connections are offloaded to a flowtable (`nftables.fastpath...`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FastPath {
+    /// After how many packets, both directions together (`fastpathPacketThreshold`).
+    pub threshold: NonZeroU32,
+    /// Whether to count only what would be offloaded (`fastpathDryRun`).
+    pub dry_run: bool,
+    /// Names of interfaces that do not take part, a `*` at the end standing for any rest (`fastpathExcludeInterfaces`).
+    pub exclude_interfaces: Vec<String>,
+    /// How often at most the devices change (`fastpathMinInterfaceSyncPeriod`).
+    pub min_interface_sync_period: Duration,
+    /// How often all interfaces are looked at, whatever the kernel tells (`fastpathInterfaceSyncPeriod`). More than zero.
+    pub interface_sync_period: Duration,
+    /// How long a connection may skip the rules before one packet has to follow them again (`fastpathRevalidationPeriod`); `None`
+    /// leaves that to the kernel.
+    pub revalidation_period: Option<Duration>,
 }
 
 /// How to log (`logging`).
@@ -104,6 +124,12 @@ impl Config {
         Ok((config, warnings))
     }
 
+    /// Applies `--fastpath-packet-threshold`, which wins over the file. Zero switches the fast path off.
+    pub fn override_fastpath_packet_threshold(&mut self, threshold: u32) {
+        let settings = self.fast_path.take().unwrap_or_default();
+        self.fast_path = NonZeroU32::new(threshold).map(|threshold| FastPath { threshold, ..settings });
+    }
+
     /// Applies `--hostname-override`, which wins over the file.
     pub fn override_hostname(&mut self, name: Hostname) {
         self.hostname_override = Some(name);
@@ -132,12 +158,27 @@ impl Default for Config {
             metrics_address: SocketAddr::from((Ipv4Addr::LOCALHOST, Self::METRICS_PORT)),
             sync_period: Duration::from_secs(30),
             min_sync_period: Duration::from_secs(1),
+            fast_path: Some(FastPath::default()),
             config_sync_period: Duration::from_mins(15),
             kubeconfig: None,
             hostname_override: None,
             logging: Logging::default(),
             conntrack: Conntrack::default(),
             oom_score_adj: -999,
+        }
+    }
+}
+
+impl Default for FastPath {
+    fn default() -> Self {
+        Self {
+            // KEP-4963: elephant flows begin at 15 packets, and five more to be sure.
+            threshold: const { NonZeroU32::new(20).expect("not zero") },
+            dry_run: false,
+            exclude_interfaces: Vec::new(),
+            min_interface_sync_period: Duration::from_secs(5),
+            interface_sync_period: Duration::from_mins(1),
+            revalidation_period: None,
         }
     }
 }

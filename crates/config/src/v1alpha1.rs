@@ -145,7 +145,8 @@ pub struct Ipvs {
     pub udp_timeout: Option<GoDuration>,
 }
 
-/// Settings of nftables mode.
+/// Settings of nftables mode. Those of the fast path are ours; the first of them has the name that was proposed for kube-proxy
+/// (KEP-4963).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Nftables {
@@ -153,6 +154,12 @@ pub struct Nftables {
     pub masquerade_all: Option<bool>,
     pub sync_period: Option<GoDuration>,
     pub min_sync_period: Option<GoDuration>,
+    pub fastpath_packet_threshold: Option<i32>,
+    pub fastpath_dry_run: Option<bool>,
+    pub fastpath_exclude_interfaces: Option<Vec<String>>,
+    pub fastpath_interface_sync_period: Option<GoDuration>,
+    pub fastpath_min_interface_sync_period: Option<GoDuration>,
+    pub fastpath_revalidation_period: Option<GoDuration>,
 }
 
 /// Settings of Windows nodes.

@@ -1,6 +1,7 @@
 //! From the fields as written to a [`Config`]: defaults, and the rules of contract §2.4.
 
 mod addresses;
+mod fastpath;
 mod numbers;
 
 use crate::config::{Config, Masquerade};
@@ -20,6 +21,7 @@ pub(crate) fn validate(written: &KubeProxyConfiguration) -> Result<(Config, Vec<
         bind_address,
         sync_period,
         min_sync_period,
+        fast_path: check.fast_path(&written.nftables),
         config_sync_period: check.config_sync_period(written),
         conntrack: check.conntrack(&written.conntrack),
         oom_score_adj: check.oom_score_adj(written),

@@ -125,6 +125,7 @@ fn flags_win_over_the_file() {
 #[test]
 fn each_rule_reports_path_value_and_what_is_wanted() {
     let conntrack = "KubeProxyLinuxConfiguration.KubeProxyConntrackConfiguration";
+    let nftables = "KubeProxyNFTablesConfiguration";
     let count = "must be greater than or equal to 0";
     let positive = "must be greater than 0";
     let bit = "must be within the range [0, 31]";
@@ -140,6 +141,20 @@ fn each_rule_reports_path_value_and_what_is_wanted() {
     let cases: &[(&str, String)] = &[
         ("iptables: {masqueradeBit: 32}", format!("KubeProxyIPTablesConfiguration.MasqueradeBit: 32: {bit}")),
         ("nftables: {masqueradeBit: -1}", format!("KubeProxyNFTablesConfiguration.MasqueradeBit: -1: {bit}")),
+        ("nftables: {fastpathPacketThreshold: -1}", format!("{nftables}.FastpathPacketThreshold: -1: {count}")),
+        (
+            "nftables: {fastpathInterfaceSyncPeriod: -1s}",
+            format!("{nftables}.FastpathInterfaceSyncPeriod: -1s: {positive}"),
+        ),
+        (
+            "nftables: {fastpathMinInterfaceSyncPeriod: -1s}",
+            format!("{nftables}.FastpathMinInterfaceSyncPeriod: -1s: {count}"),
+        ),
+        ("nftables: {fastpathRevalidationPeriod: -1s}", format!("{nftables}.FastpathRevalidationPeriod: -1s: {count}")),
+        (
+            "nftables: {fastpathExcludeInterfaces: [eth*, 'a b']}",
+            format!("{nftables}.FastpathExcludeInterfaces[1]: \"a b\": {interface}"),
+        ),
         ("conntrack: {maxPerCore: -1}", format!("{conntrack}.MaxPerCore: -1: {count}")),
         ("conntrack: {min: -1}", format!("{conntrack}.Min: -1: {count}")),
         ("conntrack: {tcpEstablishedTimeout: -5s}", format!("{conntrack}.TCPEstablishedTimeout: -5s: {count}")),

@@ -33,8 +33,13 @@ impl Attributes {
 
     /// Appends a name with the zero that ends it.
     pub(crate) fn put_name(&mut self, kind: u16, name: &Name) {
-        self.head(kind, HEADER + name.as_str().len() + 1);
-        self.0.extend_from_slice(name.as_str().as_bytes());
+        self.put_string(kind, name.as_str());
+    }
+
+    /// Appends a text with the zero that ends it.
+    pub(crate) fn put_string(&mut self, kind: u16, text: &str) {
+        self.head(kind, HEADER + text.len() + 1);
+        self.0.extend_from_slice(text.as_bytes());
         self.0.push(0);
         self.pad();
     }

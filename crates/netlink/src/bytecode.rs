@@ -20,6 +20,9 @@ pub(crate) fn compile(statement: &Statement, family: Family) -> Result<Vec<Expr>
         Statement::IsLocal(selector) => is_local(*selector)?,
         Statement::InputInterface { comparison, interface } => came_in_by(interface, *comparison),
         Statement::NewConnection => has_bits(load_ct(libc::NFT_CT_STATE), uapi::CT_STATE_NEW),
+        Statement::Established => has_bits(load_ct(libc::NFT_CT_STATE), uapi::CT_STATE_ESTABLISHED),
+        Statement::Offloaded => has_bits(load_ct(libc::NFT_CT_STATUS), uapi::IPS_OFFLOAD),
+        Statement::MorePackets(packets) => more_packets(*packets),
         Statement::Translated => has_bits(load_ct(libc::NFT_CT_STATUS), uapi::IPS_DST_NAT),
         Statement::HasMark(bits) => has_bits(load_meta(libc::NFT_META_MARK, Register::FIRST), *bits),
         Statement::InSet { key, set } => look_up(key, &set.name, None, family)?,
@@ -36,6 +39,14 @@ pub(crate) fn compile(statement: &Statement, family: Family) -> Result<Vec<Expr>
             vec![Expr::new(c"masq").with(sys::NFTNL_EXPR_MASQ_FLAGS, uapi::NF_NAT_RANGE_PROTO_RANDOM_FULLY)]
         }
         Statement::Reject => vec![reject(family)],
+        Statement::Offload(flowtable) => {
+            vec![Expr::new(c"flow_offload").with(sys::NFTNL_EXPR_FLOW_TABLE_NAME, flowtable)]
+        }
+        Statement::Count(counter) => vec![
+            Expr::new(c"objref")
+                .with(sys::NFTNL_EXPR_OBJREF_IMM_TYPE, uapi::NFT_OBJECT_COUNTER)
+                .with(sys::NFTNL_EXPR_OBJREF_IMM_NAME, counter),
+        ],
         Statement::Verdict(verdict) => vec![decide(verdict)],
     })
 }
@@ -127,6 +138,23 @@ fn has_bits(load: Expr, bits: u32) -> Vec<Expr> {
     vec![load, combine(4, Value::native(bits), Value::native(0)), compare(Comparison::IsNot, Value::native(0))]
 }
 
+/// Without a direction, the kernel adds both up (`nft_ct_get_eval_counter`, net/netfilter/nft_ct.c). Numbers are compared as the
+/// network writes them.
+fn more_packets(packets: u64) -> Vec<Expr> {
+    const BYTES: u32 = 8;
+    let to_network_order = Expr::new(c"byteorder")
+        .with(sys::NFTNL_EXPR_BYTEORDER_DREG, Register::FIRST)
+        .with(sys::NFTNL_EXPR_BYTEORDER_SREG, Register::FIRST)
+        .with(sys::NFTNL_EXPR_BYTEORDER_OP, libc::NFT_BYTEORDER_HTON)
+        .with(sys::NFTNL_EXPR_BYTEORDER_LEN, BYTES)
+        .with(sys::NFTNL_EXPR_BYTEORDER_SIZE, BYTES);
+    vec![
+        load_ct(libc::NFT_CT_PKTS),
+        to_network_order,
+        compare_by(libc::NFT_CMP_GT, Value::padded(&packets.to_be_bytes(), BYTES as usize)),
+    ]
+}
+
 fn change_mark(and: u32, xor: u32) -> Vec<Expr> {
     vec![
         load_meta(libc::NFT_META_MARK, Register::FIRST),
@@ -209,6 +237,7 @@ const fn field(selector: Selector) -> Field {
         Selector::Protocol => Field::Protocol,
         Selector::DestinationPort | Selector::OriginalDestinationPort => Field::Port,
         Selector::Random(_) => Field::Index,
+        Selector::InputDevice | Selector::OutputDevice => Field::Device,
     }
 }
 
@@ -219,6 +248,8 @@ fn load(selector: Selector, register: Register, family: Family) -> Expr {
             load_payload(base, offset, family.address_len(), register)
         }
         Selector::Protocol => load_meta(libc::NFT_META_L4PROTO, register),
+        Selector::InputDevice => load_meta(libc::NFT_META_IIF, register),
+        Selector::OutputDevice => load_meta(libc::NFT_META_OIF, register),
         Selector::OriginalDestinationAddress => {
             let key = if family == Family::Ip { libc::NFT_CT_DST_IP } else { libc::NFT_CT_DST_IP6 };
             load_original(key, register)
@@ -280,6 +311,10 @@ fn compare(comparison: Comparison, with: Value) -> Expr {
         Comparison::Is => libc::NFT_CMP_EQ,
         Comparison::IsNot => libc::NFT_CMP_NEQ,
     };
+    compare_by(operator, with)
+}
+
+fn compare_by(operator: libc::c_int, with: Value) -> Expr {
     Expr::new(c"cmp")
         .with(sys::NFTNL_EXPR_CMP_SREG, Register::FIRST)
         .with(sys::NFTNL_EXPR_CMP_OP, operator)

@@ -50,7 +50,8 @@ pub(crate) fn chain(message: Message<'_>, table: &Name) -> Result<Option<Declare
     Ok((flags & uapi::NFT_CHAIN_BINDING == 0).then_some(chain))
 }
 
-fn hook_of(value: &[u8]) -> Result<(u32, u32), Malformed> {
+/// The hook and the priority of a chain.
+pub(crate) fn hook_of(value: &[u8]) -> Result<(u32, u32), Malformed> {
     let (mut point, mut priority) = (0, 0);
     for attribute in attributes(value) {
         match attribute? {

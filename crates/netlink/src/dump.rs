@@ -33,7 +33,7 @@ struct Place<'a> {
 
 /// Why a request was not answered.
 #[derive(Debug)]
-enum Fault {
+pub(crate) enum Fault {
     /// What it asks for is not there.
     Missing,
     /// Something changed while it was being answered.
@@ -194,7 +194,11 @@ impl Reader<'_> {
 
     /// Sends a request and hands over the messages of the answer, to its end. The kernel makes the next part of an answer when
     /// one is taken, so there is nothing to wait for.
-    fn ask(&mut self, request: &[u8], mut each: impl FnMut(Message<'_>) -> Result<(), Malformed>) -> Result<(), Fault> {
+    pub(crate) fn ask(
+        &mut self,
+        request: &[u8],
+        mut each: impl FnMut(Message<'_>) -> Result<(), Malformed>,
+    ) -> Result<(), Fault> {
         // What is left of an answer that was not understood would be taken for this one.
         while self.socket.receive(self.buffer).map_err(Fault::Failed)?.is_some() {}
         self.socket.request(request).map_err(Fault::Failed)?;
@@ -252,7 +256,12 @@ fn malformed(Malformed: Malformed) -> Fault {
 }
 
 /// A message that asks for something: `struct nlmsghdr`, `struct nfgenmsg`, attributes.
-fn request(kind: libc::c_int, flags: libc::c_int, family: u8, fill: impl FnOnce(&mut Attributes)) -> Vec<u8> {
+pub(crate) fn request(
+    kind: libc::c_int,
+    flags: libc::c_int,
+    family: u8,
+    fill: impl FnOnce(&mut Attributes),
+) -> Vec<u8> {
     let mut attributes = Attributes::default();
     fill(&mut attributes);
     let length = MESSAGE_HEADER + NETFILTER_HEADER + attributes.as_bytes().len();

@@ -11,7 +11,7 @@ use crate::attributes::Attributes;
 use crate::batch::{Batch, Header, Message, TooLong};
 use crate::elements::{Change, Elements, put_set};
 use crate::expression::c_string;
-use crate::{bytecode, sets, uapi};
+use crate::{bytecode, fastpath, sets, uapi};
 
 /// A transaction ready to be sent.
 pub(crate) struct Encoded {
@@ -143,6 +143,28 @@ impl Encoder<'_> {
             Op::DeleteElements { .. } => {
                 self.list_elements(part);
                 self.put(&self.header(libc::NFT_MSG_DELSETELEM), MsgType::Del)
+            }
+            Op::AddFlowtable { flowtable, devices } => {
+                fastpath::declare(&mut self.attributes, &self.transaction.table, flowtable, devices);
+                self.put(&self.header(uapi::NFT_MSG_NEWFLOWTABLE), MsgType::Add)
+            }
+            Op::DeleteDevices { flowtable, devices } => {
+                fastpath::put_flowtable(&mut self.attributes, &self.transaction.table, &flowtable.name);
+                fastpath::put_devices(&mut self.attributes, flowtable, devices);
+                self.put(&self.header(uapi::NFT_MSG_DELFLOWTABLE), MsgType::Del)
+            }
+            Op::DeleteFlowtable(name) => {
+                fastpath::put_flowtable(&mut self.attributes, &self.transaction.table, name);
+                self.put(&self.header(uapi::NFT_MSG_DELFLOWTABLE), MsgType::Del)
+            }
+            Op::AddCounter(name) => {
+                fastpath::put_counter(&mut self.attributes, &self.transaction.table, name);
+                self.attributes.nest(uapi::NFTA_OBJ_DATA, |_| {});
+                self.put(&self.header(libc::NFT_MSG_NEWOBJ), MsgType::Add)
+            }
+            Op::DeleteCounter(name) => {
+                fastpath::put_counter(&mut self.attributes, &self.transaction.table, name);
+                self.put(&self.header(libc::NFT_MSG_DELOBJ), MsgType::Del)
             }
         }
     }

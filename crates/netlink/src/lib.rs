@@ -22,6 +22,7 @@ mod dump;
 mod elements;
 mod encode;
 mod expression;
+mod fastpath;
 mod message;
 mod monitor;
 mod nf_tables;
@@ -34,5 +35,6 @@ mod uapi;
 
 pub use committer::{Committer, Reconciled};
 pub use conntrack::{Conntrack, ConntrackError, Flow, Flows, Tally, Tuple};
+pub use fastpath::{ForwardChain, FoundFlowtable, Place};
 pub use monitor::{ForeignEdit, Monitor, Program};
 pub use nf_tables::{NfTables, OpenError};

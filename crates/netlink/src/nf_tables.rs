@@ -74,7 +74,7 @@ impl NfTables {
         self.reader().generation()
     }
 
-    fn reader(&mut self) -> Reader<'_> {
+    pub(crate) fn reader(&mut self) -> Reader<'_> {
         Reader { socket: &mut self.socket, buffer: &mut self.buffer }
     }
 

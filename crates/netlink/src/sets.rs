@@ -61,6 +61,7 @@ const fn type_number(field: Field, family: Family) -> u32 {
         (Field::Address, Family::Ip6) => 8,
         (Field::Protocol, _) => 12,
         (Field::Port, _) => 13,
+        (Field::Device, _) => 20,
     }
 }
 
@@ -104,7 +105,7 @@ fn is_typeof(set: &Set) -> bool {
 /// network's.
 const fn byte_order(fields: &[Field]) -> u32 {
     match fields {
-        [Field::Index] => 1,
+        [Field::Index | Field::Device] => 1,
         [Field::Address | Field::Port] => 2,
         _ => 0,
     }
@@ -135,6 +136,7 @@ fn put_example(annotations: &mut Annotations, field: Field, family: Family) {
         (Field::Address, Family::Ip6) => (PAYLOAD, &[13, 9]),
         (Field::Port, _) => (PAYLOAD, &[11, 2]),
         (Field::Protocol, _) => (META, &[libc::NFT_META_L4PROTO as u32]),
+        (Field::Device, _) => (META, &[libc::NFT_META_IIF as u32]),
         // Random, modulus 2, offset 0.
         (Field::Index, _) => (NUMGEN, &[libc::NFT_NG_RANDOM as u32, 2, 0]),
     };

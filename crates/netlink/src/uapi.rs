@@ -52,6 +52,29 @@ pub(crate) const NFTA_GEN_ID: u16 = 1;
 pub(crate) const NFTA_GEN_PROC_PID: u16 = 2;
 pub(crate) const NFTA_GEN_PROC_NAME: u16 = 3;
 
+pub(crate) const NFT_MSG_NEWFLOWTABLE: libc::c_int = 22;
+pub(crate) const NFT_MSG_GETFLOWTABLE: libc::c_int = 23;
+pub(crate) const NFT_MSG_DELFLOWTABLE: libc::c_int = 24;
+pub(crate) const NFTA_FLOWTABLE_TABLE: u16 = 1;
+pub(crate) const NFTA_FLOWTABLE_NAME: u16 = 2;
+pub(crate) const NFTA_FLOWTABLE_HOOK: u16 = 3;
+pub(crate) const NFTA_FLOWTABLE_FLAGS: u16 = 7;
+pub(crate) const NFTA_FLOWTABLE_HOOK_NUM: u16 = 1;
+pub(crate) const NFTA_FLOWTABLE_HOOK_PRIORITY: u16 = 2;
+pub(crate) const NFTA_FLOWTABLE_HOOK_DEVS: u16 = 3;
+/// Connections in it are counted as others are.
+pub(crate) const NFT_FLOWTABLE_COUNTER: u32 = 2;
+pub(crate) const NFTA_DEVICE_NAME: u16 = 1;
+/// Where packets come in (include/uapi/linux/netfilter.h).
+pub(crate) const NF_NETDEV_INGRESS: u32 = 0;
+
+pub(crate) const NFTA_OBJ_TABLE: u16 = 1;
+pub(crate) const NFTA_OBJ_NAME: u16 = 2;
+pub(crate) const NFTA_OBJ_TYPE: u16 = 3;
+pub(crate) const NFTA_OBJ_DATA: u16 = 4;
+pub(crate) const NFT_OBJECT_COUNTER: u32 = 1;
+pub(crate) const NFTA_COUNTER_PACKETS: u16 = 2;
+
 /// The table is switched off.
 pub(crate) const NFT_TABLE_F_DORMANT: u32 = 1;
 /// The chain belongs to a rule, and has a name made up by the kernel.
@@ -88,6 +111,10 @@ pub(crate) const NF_NAT_RANGE_PROTO_RANDOM_FULLY: u32 = 1 << 4;
 
 /// `ct state new`: `NF_CT_STATE_BIT(IP_CT_NEW)` (include/uapi/linux/netfilter/nf_conntrack_common.h).
 pub(crate) const CT_STATE_NEW: u32 = 1 << 3;
+/// `ct state established`: `NF_CT_STATE_BIT(IP_CT_ESTABLISHED)`, same file.
+pub(crate) const CT_STATE_ESTABLISHED: u32 = 1 << 1;
+/// The connection is in a flowtable: `IPS_OFFLOAD`, same file.
+pub(crate) const IPS_OFFLOAD: u32 = 1 << 14;
 /// `ct status dnat`: `IPS_DST_NAT`, same file.
 pub(crate) const IPS_DST_NAT: u32 = 1 << 5;
 

@@ -43,6 +43,10 @@ pub struct Flags {
     #[arg(long, value_name = "FORMAT")]
     pub logging_format: Option<LogFormat>,
 
+    /// After how many packets a Service connection takes the fast path; 0 switches it off
+    #[arg(long, value_name = "PACKETS")]
+    pub fastpath_packet_threshold: Option<u32>,
+
     /// Print version information and quit
     #[arg(long, action = ArgAction::Version)]
     version: Option<bool>,
@@ -83,6 +87,9 @@ impl Flags {
         }
         if let Some(format) = self.logging_format {
             config.override_log_format(format);
+        }
+        if let Some(threshold) = self.fastpath_packet_threshold {
+            config.override_fastpath_packet_threshold(threshold);
         }
         Ok((config, warnings))
     }

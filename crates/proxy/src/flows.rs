@@ -1,4 +1,4 @@
-//! UDP flows are moved off endpoints that do not serve any more (contract §7).
+//! UDP flows are moved off endpoints that do not serve any more (contract §7), and connections in a flowtable off endpoints that are gone.
 //!
 //! The kernel keeps the destination of a flow as long as datagrams come, whatever the rules say by then. So after each sync
 //! that changed the endpoints of a UDP frontend, the flows to it that lead elsewhere than they may are deleted; the next
@@ -27,6 +27,9 @@ use crate::node;
 /// How long after a commit flows are listed. A datagram that found the old rules is in the list by then; and what changes
 /// in both families at once is one piece of work.
 const SETTLE: Duration = Duration::from_millis(10);
+
+/// How long flows are left alone after a pass that took long. Flows of datagrams are to move within a second of a change.
+const MAX_SETTLE: Duration = Duration::from_millis(500);
 
 /// How long after a failure it is tried again, unless there are other checks to make before; doubled with each further one.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
@@ -104,7 +107,7 @@ impl Reconciler {
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
         let queue = Arc::<Queue>::default();
-        let worker = Worker { connections, addresses, metrics, reported: None };
+        let worker = Worker { connections, addresses, metrics, took: Duration::ZERO, reported: None };
         let theirs = Arc::clone(&queue);
         thread::Builder::new().name("flows".to_owned()).spawn(move || worker.run(&theirs))?;
         Ok(Self(queue))
@@ -135,8 +138,9 @@ impl Queue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for checks, or until `retry` is over, if those that failed are to be tried again. `None` at the end.
-    fn take(&self, retry: Option<Duration>) -> Option<PerFamily<Checks>> {
+    /// Waits for checks, or until `retry` is over, if those that failed are to be tried again, and then for `settle`, for more to
+    /// come. `None` at the end.
+    fn take(&self, retry: Option<Duration>, settle: Duration) -> Option<PerFamily<Checks>> {
         let idle = |waiting: &mut Waiting| !waiting.fresh && !waiting.ended;
         let waiting = self.lock();
         let mut waiting = match retry {
@@ -147,7 +151,7 @@ impl Queue {
         };
         if !waiting.ended {
             drop(waiting);
-            thread::sleep(SETTLE);
+            thread::sleep(settle);
             waiting = self.lock();
         }
         waiting.fresh = false;
@@ -166,6 +170,8 @@ struct Worker<C> {
     connections: C,
     addresses: ListAddresses,
     metrics: Arc<Metrics>,
+    /// How long the last pass took.
+    took: Duration,
     /// What went wrong last, if it has not worked since.
     reported: Option<Discriminant<Problem>>,
 }
@@ -186,7 +192,9 @@ enum Problem {
 impl<C: Connections> Worker<C> {
     fn run(mut self, queue: &Queue) {
         let mut retry = None;
-        while let Some(checks) = queue.take(retry) {
+        // Where the table of connections is large, it is not gone through all the time.
+        let settle = |took: Duration| SETTLE.max(took * 9).min(MAX_SETTLE);
+        while let Some(checks) = queue.take(retry, settle(self.took)) {
             let mut failed = false;
             let PerFamily { v4, v6 } = checks;
             for (family, checks) in [(Family::V4, v4), (Family::V6, v6)] {
@@ -215,13 +223,34 @@ impl<C: Connections> Worker<C> {
             own.extend((self.addresses)().map_err(Problem::Addresses)?);
             own.retain(|address| !address.is_loopback());
         }
-        let flows = Flows { family: table_family(family), protocol: Protocol::Udp.number() };
-        let is_stale = &mut |flow: &Flow| checks.is_stale(flow, &own);
+        let outcomes: Vec<_> = checks.protocols().map(|protocol| self.pass(family, protocol, checks, &own)).collect();
+        self.took = began.elapsed();
+        outcomes.into_iter().collect()
+    }
+
+    /// Looks at the flows of one protocol; of TCP only at those in a flowtable.
+    fn pass(
+        &mut self,
+        family: Family,
+        protocol: Protocol,
+        checks: &Checks,
+        own: &BTreeSet<IpAddr>,
+    ) -> Result<(), Problem> {
+        let began = Instant::now();
+        let offloaded = protocol == Protocol::Tcp;
+        let flows = Flows { family: table_family(family), protocol: protocol.number(), offloaded };
+        let mut invalidated = 0;
+        let is_stale = &mut |flow: &Flow| {
+            let is_stale = checks.is_stale(protocol, flow, own);
+            invalidated += u64::from(is_stale && flow.is_offloaded);
+            is_stale
+        };
         let Tally { listed, deleted, refused, complete, .. } =
             self.connections.delete(flows, is_stale).map_err(Problem::List)?;
         let took = began.elapsed();
         self.metrics.connections_reconciled(family, took, deleted);
-        debug!(%family, listed, entriesDeleted = deleted, ?took, "Finished reconciling conntrack entries");
+        self.metrics.fast_path_invalidated(invalidated);
+        debug!(%family, %protocol, listed, entriesDeleted = deleted, ?took, "Finished reconciling conntrack entries");
         match refused {
             Some((count, source)) => Err(Problem::Refused { count, source }),
             None if !complete => Err(Problem::Incomplete),

@@ -7,6 +7,7 @@
 mod asides;
 mod commit;
 mod conflicts;
+mod fastpath;
 mod flags;
 mod flows;
 mod http;

@@ -17,7 +17,6 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::flags::Flags;
-use crate::flows;
 use crate::http::{Server, health_routes, metrics_routes};
 use crate::node::{self, Follower, NodeAddresses, NodeFacts, PortAddresses};
 use crate::pacer::Pacer;
@@ -25,6 +24,7 @@ use crate::pods;
 use crate::source::Source;
 use crate::syncer::{Syncer, Telemetry};
 use crate::table::Table;
+use crate::{fastpath, flows};
 
 /// How many messages of updates may wait to be taken in. The sources wait when it is reached.
 const UPDATES: usize = 4096;
@@ -120,6 +120,8 @@ fn tables(
     let pods = pods::detection(&config.local_traffic, node_cidrs, addresses.primary, families)?;
     let mark = Mark::from_bit(config.masquerade.bit.number()).context("masqueradeBit is above 31")?;
     let flows = flows::start(telemetry.metrics.clone())?;
+    let metrics = telemetry.metrics.clone();
+    let written = fastpath::start(config.fast_path.clone(), families.to_vec(), monitor.clone(), metrics)?;
     let table = |family: &Family| {
         let compiler = Compiler::new(Options {
             family: *family,
@@ -128,11 +130,12 @@ fn tables(
             pods: pods.get(*family).clone(),
             node_address: *addresses.main.get(*family),
             node_ports: ports.get(*family).clone(),
+            offloads: config.fast_path.as_ref().is_some_and(|fast_path| !fast_path.dry_run),
         });
         let kernel = NfTables::open()?.known_to(monitor).context("cannot tell our commits from those of others")?;
         let committer = Committer::spawn(kernel).context("cannot start the thread that commits")?;
         let pacer = Pacer::new(Instant::now(), config.min_sync_period, config.sync_period);
-        let table = Table::new(compiler, committer, pacer, telemetry.clone());
+        let table = Table::new(compiler, committer, pacer, telemetry.clone()).with_fast_path(written.clone());
         Ok(match &flows {
             Some(flows) => table.with_flows(flows.clone()),
             None => table,

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use compiler::{Compiler, NodePorts};
+use compiler::{Compiler, FastPath, NodePorts};
 use model::{Changes, Family, ServiceName, State};
 use netlink::{ForeignEdit, Reconciled};
 use ruleset::{Found, Name, Op, ReadError, Transaction};
@@ -20,6 +20,7 @@ use tracing::{debug, error, info, warn};
 use crate::asides::Asides;
 use crate::commit::{Commit, Outcome};
 use crate::conflicts::Conflicts;
+use crate::fastpath::Written;
 use crate::flows::CheckFlows;
 use crate::pacer::Pacer;
 use crate::repairs::Repairs;
@@ -48,6 +49,8 @@ pub(crate) struct Table {
     telemetry: Telemetry,
     /// Who looks after the flows of what changed, if anyone does.
     flows: Option<Box<dyn CheckFlows>>,
+    /// Who adds the fast path to a table that has been written.
+    fast_path: Option<Written>,
     conflicts: Conflicts,
     /// What changed since the last sync began.
     waiting: BTreeSet<ServiceName>,
@@ -110,6 +113,7 @@ impl Table {
             pacer,
             telemetry,
             flows: None,
+            fast_path: None,
             conflicts: Conflicts::default(),
             waiting: BTreeSet::new(),
             triggered: Vec::new(),
@@ -123,6 +127,11 @@ impl Table {
             asides: Asides::default(),
             running: None,
         }
+    }
+
+    /// Has the fast path told of the table.
+    pub(crate) fn with_fast_path(self, written: Written) -> Self {
+        Self { fast_path: Some(written), ..self }
     }
 
     /// Has flows checked after each sync.
@@ -235,7 +244,12 @@ impl Table {
             return;
         };
         match (job, outcome) {
-            (Job::Read { began }, Outcome::Read(found)) => self.sync_everything(state, began, found),
+            (Job::Read { began }, Outcome::Read(mut found)) => {
+                if let Ok(Some(found)) = &mut found {
+                    FastPath::leave_out(found);
+                }
+                self.sync_everything(state, began, found);
+            }
             (Job::Sync { kind, began, triggered }, Outcome::Written(Ok(done))) => {
                 self.written(done, kind);
                 self.synced(kind, now - began, &triggered);
@@ -359,6 +373,9 @@ impl Table {
             self.unwanted = unwanted.into_iter().collect();
             // They have just lost their last reference.
             self.sweep_at = None;
+            if let Some(fast_path) = &self.fast_path {
+                fast_path.tell(family);
+            }
             info!(%family, replaced, operations, "all rules are in place");
         }
     }

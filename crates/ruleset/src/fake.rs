@@ -2,14 +2,14 @@
 
 mod read;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::mem::discriminant;
 use std::sync::Arc;
 
 use crate::{
-    Chain, CommitError, CommitReport, Data, DataType, Element, Family, Found, Kernel, Name, Op, ReadError, Rejection,
-    Rule, Set, SetKind, Statement, Transaction, Verdict, Words,
+    Chain, CommitError, CommitReport, Data, DataType, Element, Family, Found, Interface, Kernel, Name, Op, ReadError,
+    Rejection, Rule, Set, SetKind, Statement, Transaction, Verdict, Words,
 };
 
 /// Holds tables and commits transactions as the kernel does: all or nothing, with the kernel's error numbers for what is
@@ -24,6 +24,8 @@ pub struct Fake {
 pub struct FakeTable {
     chains: BTreeMap<Name, FakeChain>,
     sets: BTreeMap<Name, FakeSet>,
+    flowtables: BTreeMap<Name, BTreeSet<Interface>>,
+    counters: BTreeSet<Name>,
 }
 
 /// A chain and its rules.
@@ -117,6 +119,16 @@ impl FakeTable {
         &self.sets
     }
 
+    /// Its flowtables and their devices.
+    pub const fn flowtables(&self) -> &BTreeMap<Name, BTreeSet<Interface>> {
+        &self.flowtables
+    }
+
+    /// Its counters.
+    pub const fn counters(&self) -> &BTreeSet<Name> {
+        &self.counters
+    }
+
     fn apply(slot: &mut Option<Self>, op: &Op) -> Result<(), Refusal> {
         match op {
             Op::AddTable(_) => {
@@ -140,6 +152,20 @@ impl FakeTable {
             Op::DeleteElements { set, elements } => each(elements, |element| {
                 table.set(set)?.elements.remove(&element.key).map(|_| ()).ok_or(Errno::NoEntry)
             }),
+            Op::AddFlowtable { flowtable, devices } => {
+                table.flowtables.entry(flowtable.name.clone()).or_default().extend(devices.iter().cloned());
+                Ok(())
+            }
+            Op::DeleteDevices { flowtable, devices } => table.delete_devices(&flowtable.name, devices).map_err(whole),
+            Op::DeleteFlowtable(name) if table.uses(name) => Err(whole(Errno::Busy)),
+            Op::DeleteFlowtable(name) => table.flowtables.remove(name).map(|_| ()).ok_or(whole(Errno::NoEntry)),
+            Op::AddCounter(name) => {
+                table.counters.insert(name.clone());
+                Ok(())
+            }
+            Op::DeleteCounter(name) if table.uses(name) => Err(whole(Errno::Busy)),
+            Op::DeleteCounter(name) if table.counters.remove(name) => Ok(()),
+            Op::DeleteCounter(_) => Err(whole(Errno::NoEntry)),
         }
     }
 
@@ -169,6 +195,18 @@ impl FakeTable {
             || elements.any(|e| matches!(&e.data, Data::Verdict(verdict) if is_target(verdict)))
     }
 
+    /// Whether a rule offloads to, or counts with, the object of this name.
+    fn uses(&self, name: &Name) -> bool {
+        let rules = self.chains.values().flat_map(|chain| &chain.rules);
+        let mut statements = rules.flat_map(|rule| &rule.statements);
+        statements.any(|s| matches!(s, Statement::Offload(used) | Statement::Count(used) if used == name))
+    }
+
+    fn delete_devices(&mut self, flowtable: &Name, devices: &[Interface]) -> Result<(), Errno> {
+        let known = self.flowtables.get_mut(flowtable).ok_or(Errno::NoEntry)?;
+        if devices.iter().all(|device| known.remove(device)) { Ok(()) } else { Err(Errno::NoEntry) }
+    }
+
     fn add_rule(&mut self, rule: &Rule) -> Result<(), Errno> {
         for statement in &rule.statements {
             if let Some(set) = statement.set() {
@@ -176,6 +214,8 @@ impl FakeTable {
             }
             match statement {
                 Statement::Update { map, .. } => self.check_dynamic(map)?,
+                Statement::Offload(name) if !self.flowtables.contains_key(name) => return Err(Errno::NoEntry),
+                Statement::Count(name) if !self.counters.contains(name) => return Err(Errno::NoEntry),
                 Statement::Verdict(verdict) => self.check_target(verdict)?,
                 _ => {}
             }

@@ -19,8 +19,8 @@ pub use fake::{Fake, FakeChain, FakeSet, FakeTable};
 pub use found::{Describe, Found, FoundChain, FoundSet};
 pub use kernel::{CommitError, CommitReport, Kernel, ReadError, Rejection};
 pub use objects::{
-    Chain, ChainKind, Comment, Data, DataType, Element, Family, Field, Hook, HookPoint, Name, NameError, Rule, Set,
-    SetKind, Table,
+    Chain, ChainKind, Comment, Data, DataType, DeviceChanges, Element, Family, Field, Flowtable, Hook, HookPoint, Name,
+    NameError, Rule, Set, SetKind, Table,
 };
 pub use reconcile::{Reconciliation, reconcile};
 pub use rule::{Comparison, Interface, InterfaceError, Selector, Statement, Verdict};

@@ -5,7 +5,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use crate::{Datum, Statement, Verdict, Words};
+use crate::{Datum, Interface, Statement, Verdict, Words};
 
 /// The address family of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -151,6 +151,46 @@ pub enum HookPoint {
     Postrouting,
 }
 
+/// A flowtable: connections that a rule puts into it ([`Statement::Offload`]) pass from one of its devices to another without
+/// seeing any hook but the one where packets come in.
+///
+/// It counts what passes (`counter`): without that, conntrack's counters stand still for connections in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flowtable {
+    /// Its name.
+    pub name: Name,
+    /// The priority of its hook, `ingress` of each device: lower runs earlier. That of a flowtable which exists cannot change.
+    pub priority: i32,
+}
+
+impl Flowtable {
+    /// How many devices one operation may name: with the 256th (`NFT_NETDEVICE_MAX`, net/netfilter/nf_tables_api.c) it is refused.
+    pub const MOST_DEVICES: usize = 255;
+}
+
+/// What changes about the devices of a flowtable, and of the set by which rules tell them.
+///
+/// A flowtable knows devices by name, rules by number. Before Linux 6.16 a device leaves the flowtable when it goes, and keeps its place
+/// when it is renamed; since then the flowtable keeps names, with or without a device, and a device that takes such a name on enters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceChanges {
+    /// Names that the flowtable gets.
+    pub attach: Vec<Interface>,
+    /// Names that it loses.
+    pub detach: Vec<Interface>,
+    /// Numbers that the set gets.
+    pub admit: Vec<NonZeroU32>,
+    /// Numbers that it loses.
+    pub dismiss: Vec<NonZeroU32>,
+}
+
+impl DeviceChanges {
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.attach.is_empty() && self.detach.is_empty() && self.admit.is_empty() && self.dismiss.is_empty()
+    }
+}
+
 /// A rule, at the end of a chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -201,6 +241,8 @@ pub enum Field {
     Port,
     /// The number of an endpoint, counted by the kernel in its own byte order.
     Index,
+    /// A network device, by its number (`iface_index`), in the machine's byte order.
+    Device,
 }
 
 /// What a map maps to.

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU8;
 
 use crate::{
-    Chain, ChainKind, Comment, Comparison, Data, DataType, Element, Family, Field, HookPoint, Op, Rule, Selector, Set,
-    SetKind, Statement, Table, Transaction, Verdict,
+    Chain, ChainKind, Comment, Comparison, Data, DataType, Element, Family, Field, Flowtable, HookPoint, Interface, Op,
+    Rule, Selector, Set, SetKind, Statement, Table, Transaction, Verdict,
 };
 
 impl Display for Transaction {
@@ -52,6 +52,23 @@ impl Transaction {
             Op::FlushSet(set) => write!(f, "flush {} {table} {}", set.noun(), set.name),
             Op::AddElements { set, elements } => self.print_elements("add", set, elements, f),
             Op::DeleteElements { set, elements } => self.print_elements("delete", set, elements, f),
+            Op::AddFlowtable { flowtable: Flowtable { name, priority }, devices } => {
+                let devices = listed(devices);
+                write!(
+                    f,
+                    "add flowtable {table} {name} {{ hook ingress priority {priority} ; devices = {{ {devices} }} ; counter ; }}"
+                )
+            }
+            Op::DeleteDevices { flowtable: Flowtable { name, priority }, devices } => {
+                let devices = listed(devices);
+                write!(
+                    f,
+                    "delete flowtable {table} {name} {{ hook ingress priority {priority} ; devices = {{ {devices} }} ; }}"
+                )
+            }
+            Op::DeleteFlowtable(name) => write!(f, "delete flowtable {table} {name}"),
+            Op::AddCounter(name) => write!(f, "add counter {table} {name}"),
+            Op::DeleteCounter(name) => write!(f, "delete counter {table} {name}"),
         }
     }
 
@@ -116,7 +133,10 @@ impl Statement {
             Self::IsLocal(Selector::SourceAddress) => f.write_str("fib saddr type local"),
             Self::IsLocal(_) => f.write_str("fib daddr type local"),
             Self::NewConnection => f.write_str("ct state new"),
+            Self::Established => f.write_str("ct state established"),
             Self::Translated => f.write_str("ct status dnat"),
+            Self::Offloaded => f.write_str("ct status & 0x00004000 != 0x00000000"),
+            Self::MorePackets(packets) => write!(f, "ct packets > {packets}"),
             Self::HasMark(bits) => write!(f, "meta mark & {bits:#010x} != 0x00000000"),
             Self::InSet { key: parts, set } => write!(f, "{} @{}", key(parts), set.name),
             Self::Update { key: parts, data, map, timeout } => {
@@ -129,6 +149,8 @@ impl Statement {
             Self::FlipMark(bits) => write!(f, "meta mark set meta mark ^ {bits:#010x}"),
             Self::Masquerade => f.write_str("masquerade fully-random"),
             Self::Reject => f.write_str("reject"),
+            Self::Offload(name) => write!(f, "flow add @{name}"),
+            Self::Count(name) => write!(f, "counter name \"{name}\""),
             Self::Verdict(verdict) => write!(f, "{verdict}"),
         })
     }
@@ -145,6 +167,8 @@ impl Selector {
             Self::OriginalDestinationAddress => format!("ct original {family} daddr"),
             Self::OriginalDestinationPort => "ct original proto-dst".to_owned(),
             Self::Random(modulus) => format!("numgen random mod {modulus}"),
+            Self::InputDevice => "meta iif".to_owned(),
+            Self::OutputDevice => "meta oif".to_owned(),
         }
     }
 }
@@ -199,7 +223,7 @@ impl Field {
     pub const fn padded_len(self, family: Family) -> usize {
         match self {
             Self::Address => family.address_len(),
-            Self::Protocol | Self::Port | Self::Index => 4,
+            Self::Protocol | Self::Port | Self::Index | Self::Device => 4,
         }
     }
 
@@ -217,7 +241,7 @@ impl Field {
                 other => write!(f, "{other}"),
             },
             (Self::Port, &[high, low, ..]) => write!(f, "{}", u16::from_be_bytes([high, low])),
-            (Self::Index, &[a, b, c, d]) => write!(f, "{}", u32::from_ne_bytes([a, b, c, d])),
+            (Self::Index | Self::Device, &[a, b, c, d]) => write!(f, "{}", u32::from_ne_bytes([a, b, c, d])),
             _ => Err(fmt::Error),
         }
     }
@@ -229,6 +253,7 @@ impl Field {
             (Self::Address, Family::Ip6) => Some("ipv6_addr"),
             (Self::Protocol, _) => Some("inet_proto"),
             (Self::Port, _) => Some("inet_service"),
+            (Self::Device, _) => Some("iface_index"),
             (Self::Index, _) => None,
         }
     }
@@ -241,6 +266,7 @@ impl Field {
             (Self::Protocol, _) => "meta l4proto",
             (Self::Port, _) => "th dport",
             (Self::Index, _) => "numgen random mod 2",
+            (Self::Device, _) => "meta iif",
         }
     }
 }
@@ -293,6 +319,10 @@ fn in_braces(comment: Option<&Comment>) -> String {
 
 fn commented(comment: Option<&Comment>) -> String {
     comment.map(|comment| format!(" comment \"{}\"", comment.as_str())).unwrap_or_default()
+}
+
+fn listed(devices: &[Interface]) -> String {
+    devices.iter().map(Interface::name).collect::<Vec<_>>().join(", ")
 }
 
 fn separated<T>(

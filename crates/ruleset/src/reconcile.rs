@@ -63,7 +63,12 @@ impl<'a> Wanted<'a> {
                 | Op::FlushChain(_)
                 | Op::DeleteSet(_)
                 | Op::FlushSet(_)
-                | Op::DeleteElements { .. } => {
+                | Op::DeleteElements { .. }
+                | Op::AddFlowtable { .. }
+                | Op::DeleteDevices { .. }
+                | Op::DeleteFlowtable(_)
+                | Op::AddCounter(_)
+                | Op::DeleteCounter(_) => {
                     debug_assert!(false, "a table made from nothing has nothing to delete");
                 }
             }

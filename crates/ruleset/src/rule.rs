@@ -42,6 +42,10 @@ pub enum Selector {
     OriginalDestinationPort,
     /// `numgen random mod N`: a number from 0 to N-1.
     Random(NonZeroU32),
+    /// `meta iif`: the device that the packet came in by.
+    InputDevice,
+    /// `meta oif`: the device that it is about to leave by.
+    OutputDevice,
 }
 
 /// One step of a rule.
@@ -68,8 +72,15 @@ pub enum Statement {
     },
     /// Goes on if the packet starts a connection: `ct state new`.
     NewConnection,
+    /// Goes on if packets of the connection have been seen in both directions: `ct state established`.
+    Established,
     /// Goes on if the connection's destination was translated: `ct status dnat`.
     Translated,
+    /// Goes on if the connection is in a flowtable: `ct status & 0x4000 != 0` (`IPS_OFFLOAD`), for which `nft` has no name.
+    Offloaded,
+    /// Goes on if more packets of the connection than this, both directions together, have been counted: `ct packets > N`. It has
+    /// the kernel count from now on, and connections that it did not count never match.
+    MorePackets(u64),
     /// Goes on if the mark has one of these bits: `meta mark & BITS != 0`.
     HasMark(u32),
     /// Goes on if the key is in the set.
@@ -114,6 +125,12 @@ pub enum Statement {
     Masquerade,
     /// Refuses the packet with ICMP port unreachable: `reject`.
     Reject,
+    /// Puts the connection into a flowtable: `flow add @NAME`. Ends the rule if the connection is none that the kernel can put there
+    /// (`nft_flow_offload_eval`, net/netfilter/nft_flow_offload.c): TCP that is not established, or ends; other transport protocols
+    /// than TCP and UDP; one that is there already.
+    Offload(Name),
+    /// Counts the packet: `counter name NAME`.
+    Count(Name),
     /// Ends the rule with a verdict.
     Verdict(Verdict),
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Chain, Element, Family, Name, Rule, Set, Table};
+use crate::{Chain, Element, Family, Flowtable, Interface, Name, Rule, Set, Table};
 
 /// Changes to one table that happen together or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub struct Transaction {
 
 /// One change. Every object belongs to the table of its [`Transaction`].
 ///
-/// "Add" leaves an equal table, chain or set that exists as it is.
+/// "Add" leaves an equal table, chain, set, flowtable or counter that exists as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Adds the table.
@@ -52,6 +52,26 @@ pub enum Op {
         /// The elements.
         elements: Vec<Element>,
     },
+    /// Adds a flowtable, and devices to those that it has; at most [`Flowtable::MOST_DEVICES`]. Before Linux 6.16 each must exist.
+    AddFlowtable {
+        /// The flowtable.
+        flowtable: Flowtable,
+        /// The devices, none of them a prefix.
+        devices: Vec<Interface>,
+    },
+    /// Takes devices from a flowtable; at most [`Flowtable::MOST_DEVICES`], each of which must be in it. It must exist.
+    DeleteDevices {
+        /// The flowtable.
+        flowtable: Flowtable,
+        /// The devices; not none, which would delete the flowtable.
+        devices: Vec<Interface>,
+    },
+    /// Deletes a flowtable. It must exist, and no rule may refer to it. Connections in it go on as if they had never been there.
+    DeleteFlowtable(Name),
+    /// Adds a counter that rules count with ([`crate::Statement::Count`]).
+    AddCounter(Name),
+    /// Deletes a counter. It must exist, and no rule may refer to it.
+    DeleteCounter(Name),
 }
 
 impl Transaction {
@@ -76,6 +96,7 @@ impl Op {
     pub fn len(&self) -> usize {
         match self {
             Self::AddElements { elements, .. } | Self::DeleteElements { elements, .. } => elements.len(),
+            Self::DeleteDevices { devices, .. } => devices.len(),
             _ => 1,
         }
     }

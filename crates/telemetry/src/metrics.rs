@@ -1,5 +1,6 @@
 //! Metrics under kube-proxy's names (contract §9), and a few of our own.
 
+mod fastpath;
 mod register;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,7 +8,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use model::Family;
 use prometheus::{GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
+use self::fastpath::FastPath;
 use self::register::Register;
+
+pub use self::fastpath::InterfaceSync;
 
 const FAMILY: &str = "ip_family";
 
@@ -20,6 +24,7 @@ pub struct Metrics {
     changes: Changes,
     kernel: Kernel,
     conntrack: Conntrack,
+    fast_path: FastPath,
     healthz: IntCounterVec,
     livez: IntCounterVec,
     object_problems: IntCounterVec,
@@ -89,6 +94,7 @@ impl Metrics {
             changes: Changes::new(&register)?,
             kernel: Kernel::new(&register)?,
             conntrack: Conntrack::new(&register)?,
+            fast_path: FastPath::new(&register)?,
             healthz: register.counters(
                 "kubeproxy_proxy_healthz_total",
                 "[ALPHA] Answers of /healthz by HTTP status code",

@@ -6,15 +6,16 @@ use std::process::Command;
 use serde_json::Value;
 
 /// For each crate, the ones of this workspace that it may use in its code (tests may use `testing` as well).
-const EDGES: [(&str, &[&str]); 11] = [
+const EDGES: [(&str, &[&str]); 12] = [
     ("model", &[]),
     ("ruleset", &[]),
     ("config", &["model"]),
     ("compiler", &["model", "ruleset"]),
+    ("ifsync", &["ruleset"]),
     ("informer", &["model"]),
     ("netlink", &["ruleset"]),
     ("telemetry", &["model"]),
-    ("proxy", &["compiler", "config", "informer", "model", "netlink", "ruleset", "telemetry"]),
+    ("proxy", &["compiler", "config", "ifsync", "informer", "model", "netlink", "ruleset", "telemetry"]),
     ("testing", &["model"]),
     ("e2e", &["model", "testing"]),
     ("benches", &["compiler", "model", "netlink", "ruleset", "testing"]),

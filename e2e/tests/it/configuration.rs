@@ -104,3 +104,18 @@ fn who_is_masqueraded() {
         }
     }
 }
+
+/// The fast path is on by default. Where the kernel has no flowtables, it says so, and Services work.
+#[test]
+fn a_kernel_without_flowtables_serves_all_the_same() {
+    let mut world = world("Cluster");
+    let probe = "nft -f - <<'END'\ntable inet probe {\n flowtable f {\n  hook ingress priority 0\n  devices = { lo }\n }\n}\nEND";
+    let has_flowtables = world.cluster.client.sh(probe).is_ok();
+    let said = if has_flowtables { "the fast path is on" } else { "this kernel has no flowtables" };
+    world.proxy.wait(said, |proxy| Ok(proxy.log().contains(said))).unwrap();
+    let enabled = if has_flowtables { 1.0 } else { 0.0 };
+    assert_eq!(world.proxy.metric("kubeproxy_fastpath_enabled").unwrap(), [enabled; 2]);
+    for family in Family::ALL {
+        world.check(ways(family, 1).map(|(name, to)| case(name, world.outside(), to, all(Source::Node))));
+    }
+}

@@ -11,7 +11,7 @@ use ruleset::{Comment, Data, Element, Words};
 use super::Compiler;
 use crate::claims::{Claim, Claims};
 use crate::edit::Edit;
-use crate::flows::Datagrams;
+use crate::flows::{Fingerprint, PortFlows};
 use crate::lb::Target;
 use crate::port::{PortRules, Treatment, View};
 use crate::sets::{Role, SetId};
@@ -25,7 +25,9 @@ pub(crate) struct Port {
     pub(crate) rules: PortRules,
     /// Frontends it claims but does not own.
     lost: Vec<Frontend>,
-    /// Endpoints that flows of datagrams may stay with; empty for other protocols.
+    /// Of the endpoints that its flows may stay with.
+    fingerprint: Fingerprint,
+    /// Those endpoints, until it is programmed: to keep them costs too much.
     serving: BTreeSet<SocketAddr>,
 }
 
@@ -63,8 +65,20 @@ impl Compiler {
         let selection = select(service, port, family, &endpoints, state.zone());
         let rules = PortRules::wanted(service, port, &self.options, selection)?;
         let claim = Claim { created: service.created, port: service.port_name(port) };
-        let serving = endpoints.iter().filter(|e| port.protocol == Protocol::Udp && e.endpoint.serving);
-        Some(Port { claim, rules, lost: Vec::new(), serving: serving.map(PortEndpoint::socket).collect() })
+        let serving = self.serving(port.protocol, &endpoints);
+        Some(Port { claim, rules, lost: Vec::new(), fingerprint: Fingerprint::of(&serving), serving })
+    }
+
+    /// Endpoints that flows may stay with; none where flows are not looked at.
+    ///
+    /// Datagrams may not go on to an endpoint that does not serve. A TCP connection in a flowtable may, as long as there is the endpoint.
+    fn serving(&self, protocol: Protocol, endpoints: &[PortEndpoint<'_>]) -> BTreeSet<SocketAddr> {
+        let stays = |endpoint: &&PortEndpoint<'_>| match protocol {
+            Protocol::Udp => endpoint.endpoint.serving,
+            Protocol::Tcp => self.options.offloads,
+            Protocol::Sctp => false,
+        };
+        endpoints.iter().filter(stays).map(PortEndpoint::socket).collect()
     }
 
     /// Replaces the claims of a Service, and returns the Services that gained or lost a frontend by it.
@@ -90,9 +104,8 @@ impl Compiler {
         for mut port in wanted {
             port.give_up_lost(&self.claims);
             let before = old.iter().position(|o| o.claim.port == port.claim.port).map(|index| old.swap_remove(index));
-            if port.claim.port.protocol == Protocol::Udp {
-                self.flows.replace(before.as_ref().map(Port::datagrams), Some(port.datagrams()));
-            }
+            self.follow_flows(before.as_ref(), Some(&port));
+            port.serving.clear();
             let before = before.map(|port| port.rules).unwrap_or_default();
             let found = self.adopted.numbers_of(&port.rules);
             port.rules.keep_positions_of(found.as_ref().unwrap_or(&before));
@@ -100,14 +113,24 @@ impl Compiler {
             programmed.push(port);
         }
         for port in old {
-            if port.claim.port.protocol == Protocol::Udp {
-                self.flows.replace(Some(port.datagrams()), None);
-            }
+            self.follow_flows(Some(&port), None);
             self.replace(&port.claim.port, &port.rules, &PortRules::default(), edit);
         }
         if !programmed.is_empty() {
             self.programmed.insert(service, programmed);
         }
+    }
+
+    /// Takes note of what the change of a port means for its flows. A TCP port that was not programmed before has none in a flowtable.
+    fn follow_flows(&mut self, old: Option<&Port>, new: Option<&Port>) {
+        let nothing = BTreeSet::new();
+        match old.or(new).map(|port| port.claim.port.protocol) {
+            Some(Protocol::Udp) => {}
+            Some(Protocol::Tcp) if self.options.offloads && old.is_some() => {}
+            _ => return,
+        }
+        let serving = new.map_or(&nothing, |port| &port.serving);
+        self.flows.replace(old.map(Port::flows), new.map(Port::flows), serving);
     }
 
     fn replace(&mut self, port: &ServicePortName, old: &PortRules, new: &PortRules, edit: &mut Edit) {
@@ -211,8 +234,8 @@ impl Compiler {
 }
 
 impl Port {
-    fn datagrams(&self) -> Datagrams<'_> {
-        Datagrams { rules: &self.rules, serving: &self.serving }
+    const fn flows(&self) -> PortFlows<'_> {
+        PortFlows { rules: &self.rules, fingerprint: self.fingerprint }
     }
 
     /// Every frontend it claims, with itself.

@@ -118,6 +118,7 @@ pub(crate) fn options(family: Family) -> Options {
         pods: Some(Pods::From(model::parse_prefix(pods).unwrap())),
         node_address: Some(ip(node)),
         node_ports: NodePorts::Only([ip(node)].into()),
+        offloads: true,
     }
 }
 

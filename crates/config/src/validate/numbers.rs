@@ -9,8 +9,8 @@ use crate::error::ErrorKind;
 use crate::v1alpha1::{self, KubeProxyConfiguration};
 use crate::{GoDuration, LogFormat};
 
-const POSITIVE: &str = "must be greater than 0";
-const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
+pub(super) const POSITIVE: &str = "must be greater than 0";
+pub(super) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 /// The longest time without a full sync (contract §6); a longer pause between syncs could not keep to it.
 const MAX_INTERVAL: Duration = Duration::from_hours(1);
 
@@ -39,7 +39,13 @@ impl Check {
     }
 
     /// A duration whose zero means "not set"; `detail` is what to say of a negative one.
-    fn period(&mut self, path: &str, written: Option<GoDuration>, default: Duration, detail: &str) -> Duration {
+    pub(super) fn period(
+        &mut self,
+        path: &str,
+        written: Option<GoDuration>,
+        default: Duration,
+        detail: &str,
+    ) -> Duration {
         let Some(written) = written.filter(|duration| !duration.is_zero()) else {
             return default;
         };

@@ -5,12 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 use super::uapi;
 use crate::attributes::Attributes;
 use crate::message::{Malformed, attributes};
+use crate::uapi::IPS_OFFLOAD;
 
 /// A connection that conntrack tracks, or a flow of datagrams that it takes for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flow {
     /// The number of the transport protocol in the IP header: 6 for TCP, 17 for UDP.
     pub protocol: u8,
+    /// Whether it is in a flowtable.
+    pub is_offloaded: bool,
     /// The first packet, as its sender sent it.
     pub original: Tuple,
     /// The answers, as they are sent: their source is who answers, after any translation.
@@ -33,12 +36,13 @@ impl Flow {
     /// Decodes the attributes of an entry. `None` for those that have no ports, or are in a zone of their own: whoever put them
     /// there keeps addresses apart that are the same, so they are none of ours.
     pub(super) fn decode(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
-        let (mut original, mut reply, mut id, mut zone) = (None, None, None, 0);
+        let (mut original, mut reply, mut id, mut zone, mut status) = (None, None, None, 0, 0);
         for attribute in attributes(bytes) {
             let (kind, value) = attribute?;
             match kind {
                 uapi::CTA_TUPLE_ORIG => original = Tuple::decode(value)?,
                 uapi::CTA_TUPLE_REPLY => reply = Tuple::decode(value)?,
+                uapi::CTA_STATUS => status = u32::from_be_bytes(exactly(value)?),
                 uapi::CTA_ID => id = Some(u32::from_be_bytes(exactly(value)?)),
                 uapi::CTA_ZONE => zone = u16::from_be_bytes(exactly(value)?),
                 _ => {}
@@ -47,7 +51,8 @@ impl Flow {
         let (Some((protocol, original)), Some((_, reply)), Some(id), 0) = (original, reply, id, zone) else {
             return Ok(None);
         };
-        Ok(Some(Self { protocol, original, reply, id }))
+        let is_offloaded = status & IPS_OFFLOAD != 0;
+        Ok(Some(Self { protocol, is_offloaded, original, reply, id }))
     }
 }
 
@@ -156,7 +161,13 @@ mod tests {
         let flow = |client: &str, service: &str, endpoint: &str| {
             let [client, service, endpoint] = [client, service, endpoint].map(|socket| socket.parse().unwrap());
             let original = Tuple { source: client, destination: service };
-            Flow { protocol: 17, original, reply: Tuple { source: endpoint, destination: client }, id: 0x0102_0304 }
+            Flow {
+                protocol: 17,
+                is_offloaded: false,
+                original,
+                reply: Tuple { source: endpoint, destination: client },
+                id: 0x0102_0304,
+            }
         };
         [
             flow("192.0.2.1:40000", "10.96.0.10:53", "10.1.0.2:5353"),

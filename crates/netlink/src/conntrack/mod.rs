@@ -41,6 +41,8 @@ pub struct Flows {
     pub family: Family,
     /// The number of the transport protocol in the IP header: 6 for TCP, 17 for UDP.
     pub protocol: u8,
+    /// Whether to look only at those that are in a flowtable.
+    pub offloaded: bool,
 }
 
 /// What came of looking at connections.
@@ -157,7 +159,7 @@ impl Conntrack {
             };
             let ended = page.read(datagram, |flow| {
                 tally.listed += 1;
-                flow.protocol == flows.protocol && matches(flow)
+                flow.protocol == flows.protocol && (flow.is_offloaded || !flows.offloaded) && matches(flow)
             });
             tally.matched += page.matching.len() as u64;
             if delete {
@@ -243,7 +245,7 @@ mod tests {
             UdpSocket::bind(("127.0.0.1", 0)).unwrap().send_to(b"?", destination).unwrap();
             destination
         });
-        let udp = Flows { family: Family::Ip, protocol: 17 };
+        let udp = Flows { family: Family::Ip, protocol: 17, offloaded: false };
         for (filtered, listed) in [(true, 1), (false, 2)] {
             conntrack.filtered = filtered;
             let tally = conntrack.count(udp, |flow| flow.original.destination == destination).unwrap();

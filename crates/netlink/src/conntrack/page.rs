@@ -89,7 +89,7 @@ mod tests {
     fn flow(n: u8) -> Flow {
         let (client, service) = (([192, 0, 2, n], 40000).into(), ([10, 96, 0, 10], 53).into());
         let original = Tuple { source: client, destination: service };
-        Flow { protocol: 17, original, reply: original, id: u32::from(n) }
+        Flow { protocol: 17, is_offloaded: false, original, reply: original, id: u32::from(n) }
     }
 
     fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {

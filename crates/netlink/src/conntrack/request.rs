@@ -3,6 +3,7 @@
 use super::{Flow, Flows, uapi};
 use crate::attributes::Attributes;
 use crate::message::MESSAGE_HEADER;
+use crate::uapi::IPS_OFFLOAD;
 
 const REQUEST: u16 = libc::NLM_F_REQUEST as u16;
 
@@ -28,6 +29,11 @@ pub(super) fn dump(message: &mut Vec<u8>, sequence: u32, flows: Flows, filtered:
             // Unlike all else, in the machine's byte order.
             filter.put(uapi::CTA_FILTER_ORIG_FLAGS, &uapi::CTA_FILTER_F_CTA_PROTO_NUM.to_ne_bytes());
         });
+    }
+    if flows.offloaded {
+        // Since 5.15 (`ctnetlink_filter_match`, same file); older kernels list the others, too.
+        attributes.put_u32(uapi::CTA_STATUS, IPS_OFFLOAD);
+        attributes.put_u32(uapi::CTA_STATUS_MASK, IPS_OFFLOAD);
     }
     put(message, uapi::IPCTNL_MSG_CT_GET, REQUEST | libc::NLM_F_DUMP as u16, sequence, flows.family(), &attributes);
 }

@@ -16,9 +16,9 @@ use testing::netns::Namespace;
 
 use self::maker::{Entry, Maker, TCP, UDP, udp};
 
-const UDP4: Flows = Flows { family: Family::Ip, protocol: UDP };
-const UDP6: Flows = Flows { family: Family::Ip6, protocol: UDP };
-const TCP4: Flows = Flows { family: Family::Ip, protocol: TCP };
+const UDP4: Flows = Flows { family: Family::Ip, protocol: UDP, offloaded: false };
+const UDP6: Flows = Flows { family: Family::Ip6, protocol: UDP, offloaded: false };
+const TCP4: Flows = Flows { family: Family::Ip, protocol: TCP, offloaded: false };
 
 /// A namespace, its conntrack, and who fills that.
 fn kernel(label: &str) -> Result<(Namespace, Conntrack, Maker)> {

@@ -33,10 +33,15 @@ impl Checks {
         self.0.keys().any(|frontend| matches!(frontend, Frontend::NodePort { .. }))
     }
 
+    /// The transport protocols of the frontends, of those whose flows are looked at.
+    pub(super) fn protocols(&self) -> impl Iterator<Item = Protocol> {
+        let is_there = |protocol: &Protocol| self.0.keys().any(|frontend| frontend.protocol() == *protocol);
+        [Protocol::Udp, Protocol::Tcp].into_iter().filter(is_there)
+    }
+
     /// Whether a flow goes to one of the frontends and leads elsewhere than to the endpoints that serve: to one that is gone,
     /// or to none, as it was when it began. `own` are the node's addresses, but for loopback.
-    pub(super) fn is_stale(&self, flow: &Flow, own: &BTreeSet<IpAddr>) -> bool {
-        let protocol = Protocol::Udp;
+    pub(super) fn is_stale(&self, protocol: Protocol, flow: &Flow, own: &BTreeSet<IpAddr>) -> bool {
         let destination = flow.original.destination;
         let Some(port) = PortNumber::new(destination.port()).filter(|_| flow.protocol == protocol.number()) else {
             return false;
@@ -93,7 +98,7 @@ mod tests {
         let client = "192.0.2.100:40000".parse().unwrap();
         let [destination, answers] = [destination, answers].map(|socket| socket.parse().unwrap());
         let original = Tuple { source: client, destination };
-        Flow { protocol, original, reply: Tuple { source: answers, destination: client }, id: 1 }
+        Flow { protocol, is_offloaded: false, original, reply: Tuple { source: answers, destination: client }, id: 1 }
     }
 
     /// Every kind of frontend × its port or another one × who answers × protocol: one combination is stale.
@@ -122,7 +127,7 @@ mod tests {
                 for (answers, serves) in [(SERVING, true), (ALSO_SERVING, true), (GONE, false), (to.as_str(), false)] {
                     for (protocol, is_udp) in [(17, true), (6, false), (132, false), (136, false)] {
                         let expected = same_port && !serves && is_udp;
-                        let is_stale = checks.is_stale(&flow(protocol, &to, answers), &own());
+                        let is_stale = checks.is_stale(Protocol::Udp, &flow(protocol, &to, answers), &own());
                         assert_eq!(is_stale, expected, "{kind}: {protocol} to {to}, {answers} answers");
                         stale += usize::from(is_stale);
                     }
@@ -141,15 +146,15 @@ mod tests {
             ("192.0.2.10:30053", SERVING),
             ("192.0.2.10:30053", "192.0.2.10:30053"),
         ] {
-            assert!(checks.is_stale(&flow(17, to, answers), &own()), "{to} {answers}");
+            assert!(checks.is_stale(Protocol::Udp, &flow(17, to, answers), &own()), "{to} {answers}");
         }
     }
 
     #[test]
     fn an_endpoint_whose_port_changed_is_another_one() {
         let checks = checks(&[(at("10.96.0.10:53"), &["10.1.0.2:5354"])]);
-        assert!(checks.is_stale(&flow(17, "10.96.0.10:53", "10.1.0.2:5353"), &own()));
-        assert!(!checks.is_stale(&flow(17, "10.96.0.10:53", "10.1.0.2:5354"), &own()));
+        assert!(checks.is_stale(Protocol::Udp, &flow(17, "10.96.0.10:53", "10.1.0.2:5353"), &own()));
+        assert!(!checks.is_stale(Protocol::Udp, &flow(17, "10.96.0.10:53", "10.1.0.2:5354"), &own()));
     }
 
     /// Other hosts may use the number of a NodePort for something else, and flows to them pass through this node.
@@ -164,7 +169,7 @@ mod tests {
             ("10.1.0.2:30053", false),
             ("127.0.0.1:30053", false),
         ] {
-            assert_eq!(checks.is_stale(&flow(17, to, GONE), &own()), stale, "{to}");
+            assert_eq!(checks.is_stale(Protocol::Udp, &flow(17, to, GONE), &own()), stale, "{to}");
         }
     }
 
@@ -173,18 +178,18 @@ mod tests {
         let checks = checks(&[(at("10.96.0.10:53"), &[SERVING])]);
         assert!(!checks.have_node_ports());
         for to in ["10.96.0.11:53", "192.0.2.10:30053", "192.0.2.10:53", "[fd00::10]:53"] {
-            assert!(!checks.is_stale(&flow(17, to, GONE), &own()), "{to}");
+            assert!(!checks.is_stale(Protocol::Udp, &flow(17, to, GONE), &own()), "{to}");
         }
-        assert!(!checks.is_stale(&flow(17, "10.96.0.10:0", GONE), &own()), "port 0 is none");
+        assert!(!checks.is_stale(Protocol::Udp, &flow(17, "10.96.0.10:0", GONE), &own()), "port 0 is none");
     }
 
     /// An external IP may be an address of the node: the Service that owns it there comes before NodePorts.
     #[test]
     fn an_address_comes_before_a_node_port() {
         let checks = checks(&[(at("192.0.2.10:30053"), &[SERVING]), (node_port(30053), &[ALSO_SERVING])]);
-        assert!(!checks.is_stale(&flow(17, "192.0.2.10:30053", SERVING), &own()));
-        assert!(checks.is_stale(&flow(17, "192.0.2.10:30053", ALSO_SERVING), &own()));
-        assert!(checks.is_stale(&flow(17, "10.1.0.1:30053", SERVING), &own()));
+        assert!(!checks.is_stale(Protocol::Udp, &flow(17, "192.0.2.10:30053", SERVING), &own()));
+        assert!(checks.is_stale(Protocol::Udp, &flow(17, "192.0.2.10:30053", ALSO_SERVING), &own()));
+        assert!(checks.is_stale(Protocol::Udp, &flow(17, "10.1.0.1:30053", SERVING), &own()));
     }
 
     #[test]

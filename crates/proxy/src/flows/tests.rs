@@ -92,7 +92,13 @@ fn node_port(port: u16) -> FlowCheck {
 fn flow(destination: &str, answers: &str) -> Flow {
     let client = socket("192.0.2.100:40000");
     let original = Tuple { source: client, destination: socket(destination) };
-    Flow { protocol: 17, original, reply: Tuple { source: socket(answers), destination: client }, id: 1 }
+    Flow {
+        protocol: 17,
+        is_offloaded: false,
+        original,
+        reply: Tuple { source: socket(answers), destination: client },
+        id: 1,
+    }
 }
 
 #[test]
@@ -193,12 +199,12 @@ fn what_failed_is_tried_again_after_a_while_and_what_did_not_is_not() {
         checks
     };
     queue.put_back(Family::V4, failed.clone());
-    let taken = queue.take(Some(Duration::from_millis(1))).unwrap();
+    let taken = queue.take(Some(Duration::from_millis(1)), SETTLE).unwrap();
     assert_eq!(taken, PerFamily { v4: failed, v6: Checks::default() });
 
     // Without a time to try again it waits until there is something new, or no one who could bring that.
     let reconciler = Reconciler(Arc::clone(&queue));
-    let waiting = thread::spawn(move || queue.take(None));
+    let waiting = thread::spawn(move || queue.take(None, SETTLE));
     drop(reconciler);
     assert_eq!(waiting.join().unwrap(), None);
 }
@@ -231,7 +237,7 @@ fn over_the_kernel() {
     let destinations = || {
         let mut destinations = BTreeSet::new();
         let mut conntrack = namespace.run(Conntrack::open).unwrap();
-        let udp = Flows { family: ruleset::Family::Ip, protocol: 17 };
+        let udp = Flows { family: ruleset::Family::Ip, protocol: 17, offloaded: false };
         conntrack.count(udp, |flow| destinations.insert(flow.original.destination)).unwrap();
         destinations
     };

@@ -25,6 +25,8 @@ const SETTINGS: Settings = Settings {
     masquerade_all: false,
     node_port_addresses: &["primary"],
     pods: Pods::ClusterCidr,
+    fastpath_packet_threshold: None,
+    more: "",
 };
 
 /// How long traffic flows before a change and after it. Longer than minSyncPeriod, so that no change has to wait for it.

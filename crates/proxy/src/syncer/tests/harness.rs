@@ -289,6 +289,7 @@ impl Harness {
                 pods: None,
                 node_address: None,
                 node_ports: if family == Family::V4 { node_ports(&["192.0.2.10"]) } else { NodePorts::Any },
+                offloads: true,
             });
             let shared = kernels.get(family).clone();
             let committer = TestCommitter { family, shared, commits: commits_in.clone() };

@@ -1,0 +1,56 @@
+//! The fast path.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::numbers::{NOT_NEGATIVE, POSITIVE};
+use super::{Check, quoted};
+use crate::InterfaceName;
+use crate::config::FastPath;
+use crate::v1alpha1::Nftables;
+
+impl Check {
+    pub(super) fn fast_path(&mut self, written: &Nftables) -> Option<FastPath> {
+        let default = FastPath::default();
+        let threshold = match written.fastpath_packet_threshold {
+            None => Some(default.threshold),
+            Some(number) => {
+                let threshold = u32::try_from(number);
+                threshold.map_or_else(
+                    |_| {
+                        self.invalid("KubeProxyNFTablesConfiguration.FastpathPacketThreshold", number, NOT_NEGATIVE);
+                        None
+                    },
+                    NonZeroU32::new,
+                )
+            }
+        };
+        let (min, period) = (written.fastpath_min_interface_sync_period, written.fastpath_interface_sync_period);
+        let (min_path, path) = (nftables("FastpathMinInterfaceSyncPeriod"), nftables("FastpathInterfaceSyncPeriod"));
+        let revalidation_path = nftables("FastpathRevalidationPeriod");
+        let zero = Duration::ZERO;
+        let revalidation = self.period(&revalidation_path, written.fastpath_revalidation_period, zero, NOT_NEGATIVE);
+        let settings = FastPath {
+            threshold: threshold.unwrap_or(default.threshold),
+            dry_run: written.fastpath_dry_run.unwrap_or_default(),
+            exclude_interfaces: self.interfaces(written.fastpath_exclude_interfaces.as_deref().unwrap_or_default()),
+            min_interface_sync_period: self.period(&min_path, min, default.min_interface_sync_period, NOT_NEGATIVE),
+            interface_sync_period: self.period(&path, period, default.interface_sync_period, POSITIVE),
+            revalidation_period: (!revalidation.is_zero()).then_some(revalidation),
+        };
+        threshold.map(|_| settings)
+    }
+
+    fn interfaces(&mut self, patterns: &[String]) -> Vec<String> {
+        for (index, pattern) in patterns.iter().enumerate() {
+            if let Err(error) = pattern.strip_suffix('*').unwrap_or(pattern).parse::<InterfaceName>() {
+                self.invalid(&nftables(&format!("FastpathExcludeInterfaces[{index}]")), quoted(pattern), error);
+            }
+        }
+        patterns.to_vec()
+    }
+}
+
+fn nftables(field: &str) -> String {
+    format!("KubeProxyNFTablesConfiguration.{field}")
+}

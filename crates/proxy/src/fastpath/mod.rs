@@ -1,0 +1,233 @@
+//! The fast path: established Service connections leave the tables of rules, and come back when they end.
+//!
+//! It has a thread of its own, because it waits for the kernel, and writes transactions of its own, into tables that the syncer has
+//! written: what goes wrong here is logged and counted, and never in the way of a Service.
+
+mod accounting;
+mod kernel;
+mod neighbours;
+mod part;
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use compiler::FastPath;
+use ifsync::{Links, Members, Pattern, Policy};
+use model::Family;
+use netlink::{Conntrack, Monitor, NfTables};
+use telemetry::Metrics;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, info, warn};
+
+use self::accounting::Accounting;
+use self::neighbours::Neighbours;
+use self::part::Part;
+
+/// How often what was counted is asked for.
+const COUNTING: Duration = Duration::from_secs(10);
+
+/// Tells the fast path that a family's table has been written anew, or may have been.
+#[derive(Clone, Debug)]
+pub(crate) struct Written(UnboundedSender<Family>);
+
+impl Written {
+    /// The table of this family is there.
+    pub(crate) fn tell(&self, family: Family) {
+        // Nobody listens any more if the fast path cannot work here.
+        self.0.send(family).ok();
+    }
+}
+
+/// Starts the fast path of these families in the network namespace of the calling thread, or, if it is switched off, what takes away
+/// the one that an earlier start has left.
+///
+/// # Errors
+/// There is no thread to spare.
+pub(crate) fn start(
+    settings: Option<config::FastPath>,
+    families: Vec<Family>,
+    monitor: Monitor,
+    metrics: Arc<Metrics>,
+) -> Result<Written> {
+    let (sender, written) = unbounded_channel();
+    for family in &families {
+        metrics.fast_path_enabled(*family, false);
+    }
+    let work = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async move {
+            match settings {
+                Some(settings) => Task::new(settings, &families, &monitor, metrics)?.run(written).await,
+                None => remove(&monitor, written).await,
+            }
+        })
+    };
+    let named = thread::Builder::new().name("fastpath".to_owned());
+    named
+        .spawn(move || {
+            if let Err(error) = work() {
+                warn!("the fast path is off, all connections take the slow path: {error:#}");
+            }
+        })
+        .context("cannot start the thread of the fast path")?;
+    Ok(Written(sender))
+}
+
+/// Takes away what an earlier start has left of the fast path in each table, once it is known to be there.
+async fn remove(monitor: &Monitor, mut written: UnboundedReceiver<Family>) -> Result<()> {
+    let mut kernel = NfTables::open()?.known_to(monitor)?;
+    while let Some(family) = written.recv().await {
+        part::remove(family, &mut kernel)?;
+    }
+    Ok(())
+}
+
+struct Task {
+    settings: config::FastPath,
+    policy: Policy,
+    kernel: NfTables,
+    conntrack: Option<Conntrack>,
+    metrics: Arc<Metrics>,
+    parts: Vec<Part>,
+    accounting: Accounting,
+    neighbours: Neighbours,
+    /// The reasons that were last told of why links do not take part.
+    members: Members,
+    /// When the devices may be changed again.
+    earliest: Instant,
+}
+
+/// What the fast path does next, and when.
+struct Schedule {
+    /// The links, if they are to be looked at.
+    links: Option<Instant>,
+    counts: Instant,
+    /// When connections have to follow the rules again.
+    revalidation: Option<Instant>,
+}
+
+impl Task {
+    /// Makes sure that the kernel can do it.
+    fn new(settings: config::FastPath, families: &[Family], monitor: &Monitor, metrics: Arc<Metrics>) -> Result<Self> {
+        let mut kernel = NfTables::open()?.known_to(monitor)?;
+        kernel::probe(&mut kernel)?;
+        kernel::warn_of_defects();
+        let exclude: Result<Vec<_>, _> = settings.exclude_interfaces.iter().map(|text| Pattern::parse(text)).collect();
+        let part = |family: &Family| {
+            let (threshold, dry_run) = (settings.threshold, settings.dry_run);
+            Part::new(FastPath { family: *family, threshold, dry_run })
+        };
+        let conntrack = Conntrack::open().inspect_err(|error| warn!("offloaded connections are not counted: {error}"));
+        Ok(Self {
+            policy: Policy { exclude: exclude.context("fastpathExcludeInterfaces")? },
+            parts: families.iter().map(part).collect(),
+            settings,
+            kernel,
+            conntrack: conntrack.ok(),
+            metrics,
+            accounting: Accounting::default(),
+            neighbours: Neighbours::default(),
+            members: Members::default(),
+            earliest: Instant::now(),
+        })
+    }
+
+    /// Ends when the tables do.
+    async fn run(mut self, mut written: UnboundedReceiver<Family>) -> Result<()> {
+        let mut links = Links::open()?;
+        let now = Instant::now();
+        let revalidation = self.settings.revalidation_period.map(|period| now + period);
+        let mut schedule = Schedule { links: None, counts: now + COUNTING, revalidation };
+        loop {
+            let next = schedule.links.into_iter().chain([schedule.counts]).chain(schedule.revalidation).min();
+            tokio::select! {
+                family = written.recv() => {
+                    let Some(family) = family else { return Ok(()) };
+                    self.parts.iter_mut().filter(|part| part.family() == family).for_each(Part::table_written);
+                    // What is to be declared does not wait for what has been changed before.
+                    schedule.links = Some(Instant::now());
+                }
+                () = links.changed() => {
+                    schedule.links = schedule.links.map_or(Some(self.earliest), |at| Some(at.min(self.earliest)));
+                }
+                () = sleep_until(next.unwrap_or(schedule.counts)) => {}
+            }
+            self.work(&links, &mut schedule).await;
+        }
+    }
+
+    /// Does what is due.
+    async fn work(&mut self, links: &Links, schedule: &mut Schedule) {
+        let now = Instant::now();
+        if schedule.revalidation.is_some_and(|at| at <= now) {
+            schedule.revalidation = self.settings.revalidation_period.map(|period| now + period);
+            debug!("connections in the fast path follow the rules for one packet");
+            self.parts.iter_mut().for_each(Part::renew);
+            schedule.links = Some(now);
+        }
+        if schedule.links.is_some_and(|at| at <= now) && self.parts.iter().any(Part::is_ready) {
+            let retry = self.sync(links).await;
+            let period = self.settings.interface_sync_period;
+            schedule.links = Some(if retry { self.earliest } else { Instant::now() + period });
+        }
+        if schedule.counts <= now {
+            schedule.counts = now + COUNTING;
+            for part in &mut self.parts {
+                part.count(&mut self.kernel, self.conntrack.as_mut(), &self.metrics);
+            }
+        }
+    }
+
+    /// Has the kernel know the links that are there now. Returns whether that is to be tried again soon.
+    async fn sync(&mut self, links: &Links) -> bool {
+        let mut failed = false;
+        for index in 0..self.parts.len() {
+            if !self.parts[index].is_ready() {
+                continue;
+            }
+            let began = Instant::now();
+            let outcome = self.parts[index].sync(&mut self.kernel, async || {
+                let links = links.list().await?;
+                Ok(Members::of(&links, &self.policy))
+            });
+            match outcome.await {
+                Ok(synced) => {
+                    synced.report(self.parts[index].family(), began.elapsed(), &self.metrics);
+                    if synced.changed {
+                        self.earliest = Instant::now() + self.settings.min_interface_sync_period;
+                    }
+                    self.explain(synced.members);
+                }
+                Err(error) => {
+                    failed = true;
+                    self.earliest = Instant::now() + self.settings.min_interface_sync_period;
+                    self.parts[index].report_failure(&error, began.elapsed(), &self.metrics);
+                }
+            }
+        }
+        self.accounting.keep();
+        self.neighbours.look(&mut self.kernel);
+        failed
+    }
+
+    /// Says of which links it is known that they do not take part, and why.
+    fn explain(&mut self, members: Members) {
+        for (index, device) in &members.devices {
+            if self.members.devices.get(index) != Some(device) {
+                debug!(interface = device.name(), "takes part in the fast path");
+            }
+        }
+        for (name, reason) in &members.others {
+            if self.members.others.get(name) != Some(reason) {
+                debug!(interface = name, "takes no part in the fast path: {reason}");
+            }
+        }
+        if self.members.devices.is_empty() && !members.devices.is_empty() {
+            info!(threshold = self.settings.threshold, devices = members.devices.len(), "the fast path is on");
+        }
+        self.members = members;
+    }
+}

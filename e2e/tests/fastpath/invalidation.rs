@@ -1,0 +1,71 @@
+//! What becomes of offloaded connections whose endpoint or Service goes.
+
+use std::time::Instant;
+
+use e2e::{PATIENCE, Sender, Settings};
+use model::Family;
+
+use crate::forwarded::Forwarded;
+use crate::long::{PORTS, address, exchange, offloaded, world};
+use crate::world::{End, World, service};
+
+fn endpoints(world: &mut World, ends: &[End]) {
+    let [v4, v6] = world.slices("web", &PORTS, ends);
+    world.apply(&[&service("web", 1, &PORTS), &v4, &v6]);
+}
+
+#[test]
+fn udp_leaves_an_endpoint_that_is_gone() {
+    let mut world = world(&Settings::default());
+    let cluster = world.cluster.clone();
+    let forwarded = Forwarded::count(&cluster.node);
+    let shop = &world.shop.pod().namespace;
+    let senders = Family::ALL.map(|family| Sender::start("shop", shop, address(family, 81)));
+    let deadline = Instant::now() + PATIENCE;
+    senders.iter().for_each(|sender| sender.expect(&["web-0:5302"], deadline));
+    // They never pause, so that nothing in forward means that they are offloaded.
+    let is_quiet = || {
+        forwarded.take();
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        forwarded.take() == 0
+    };
+    world.proxy.wait("both flows in the fast path", |_| Ok(is_quiet())).unwrap();
+    endpoints(&mut world, &[(1, "l")]);
+    let deadline = Instant::now() + PATIENCE;
+    senders.iter().for_each(|sender| sender.expect(&["web-0:5302", "web-1:5302"], deadline));
+    let invalidated = world.proxy.metric("kubeproxy_fastpath_invalidated_flows_total").unwrap();
+    assert_eq!(invalidated, [2.0]);
+}
+
+#[test]
+fn tcp_stays_with_an_endpoint_while_there_is_one_and_ends_with_it() {
+    let mut world = world(&Settings::default());
+    let cluster = world.cluster.clone();
+    let forwarded = Forwarded::count(&cluster.node);
+    let mut streams = offloaded(&world, &forwarded);
+    for ends in [&[(0, "l"), (1, "l")][..], &[(0, "-"), (1, "l")], &[(0, "t"), (1, "l")], &[(0, "d"), (1, "l")]] {
+        endpoints(&mut world, ends);
+        streams.iter_mut().for_each(|stream| exchange(stream, 5));
+    }
+    forwarded.take();
+    streams.iter_mut().for_each(|stream| exchange(stream, 5));
+    assert_eq!(forwarded.take(), 0, "they never left the fast path");
+    endpoints(&mut world, &[(1, "l")]);
+    for stream in &mut streams {
+        let ended = (0..1000).find_map(|_| stream.echo("still there?").err());
+        assert!(ended.is_some(), "it goes on to an endpoint that the Service does not have");
+    }
+}
+
+#[test]
+fn tcp_to_a_service_that_is_deleted_ends() {
+    let mut world = world(&Settings::default());
+    let cluster = world.cluster.clone();
+    let forwarded = Forwarded::count(&cluster.node);
+    let mut streams = offloaded(&world, &forwarded);
+    world.apply(&[&service("other", 2, &PORTS)]);
+    for stream in &mut streams {
+        let ended = (0..1000).find_map(|_| stream.echo("still there?").err());
+        assert!(ended.is_some(), "it outlives its Service");
+    }
+}
