@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
-use compiler::{Compiler, Mark, NodePorts, Options, Pods};
+use compiler::{Compiler, Mark, NodePorts, Offloads, Options, Pods};
 use model::{Family, State, Update};
 use netlink::NfTables;
 use ruleset::{CommitReport, Kernel};
@@ -30,7 +30,7 @@ pub(crate) fn measure(scale: Scale, services: u32) -> Result<Figures> {
         pods: Some(Pods::From(model::parse_prefix("10.128.0.0/9")?)),
         node_address: None,
         node_ports: NodePorts::Any,
-        offloads: true,
+        offloads: Offloads::ClusterIps,
     };
     let mut proxy =
         Proxy { state: State::new(SystemTime::now()), compiler: Compiler::new(options), kernel: NfTables::open()? };

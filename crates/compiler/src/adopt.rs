@@ -49,6 +49,8 @@ impl Adopted {
         let entered: HashSet<_> = elements.filter_map(|element| target(&element.data)).collect();
         let chain = |name| LbChain::parse(name).map(|chain| (chain, entered.contains(name)));
         let lengths = found.sets.keys().filter_map(|set| set.as_str().strip_prefix("source-ranges-")?.parse().ok());
+        let bits = if family == Family::V4 { 32 } else { 128 };
+        let is_length = |length: NonZeroU8| length.get() <= bits;
         let affinity = affinity(found, family);
         // What leads there would be of no use without it.
         let is_whole = |chain: &LbChain| !chain.affinity || affinity.exists;
@@ -56,7 +58,7 @@ impl Adopted {
             endpoints,
             chains: found.chains.keys().filter_map(chain).filter(|(chain, _)| is_whole(chain)).collect(),
             common: common(found).into_iter().filter(is_whole).collect(),
-            source_lengths: lengths.filter(|bits| is_named(found, SetId::Sources(*bits))).collect(),
+            source_lengths: lengths.filter(|bits| is_length(*bits) && is_named(found, SetId::Sources(*bits))).collect(),
             affinity,
         }
     }

@@ -43,7 +43,9 @@ impl Affinity {
     pub(crate) fn start_over(&mut self, found: FoundAffinity) {
         let FoundAffinity { exists, timeouts, gone } = found;
         let left = std::mem::take(&mut self.gone).into_keys().chain(gone).collect();
-        let (outdated, timeouts) = (std::mem::take(&mut self.outdated), OnDemand::adopting(&timeouts));
+        // Where there are no notes, none is outdated.
+        let outdated = if exists { std::mem::take(&mut self.outdated) } else { BTreeSet::new() };
+        let timeouts = OnDemand::adopting(&timeouts);
         *self = Self { exists, timeouts, left, outdated, is_stale: true, ..Self::default() };
     }
 

@@ -49,6 +49,8 @@ pub struct Compiler {
     programmed: HashMap<ServiceName, Vec<Port>>,
     claims: Claims,
     cluster_ips: Counted<IpAddr>,
+    /// Whether connections have to leave the fast path once what was compiled is committed.
+    opted_out: bool,
     hairpins: Counted<(IpAddr, Protocol, u16)>,
     chains: Chains,
     affinity: Affinity,
@@ -74,6 +76,7 @@ impl Compiler {
             programmed: HashMap::new(),
             claims: Claims::default(),
             cluster_ips: Counted::default(),
+            opted_out: false,
             hairpins: Counted::default(),
             chains: Chains::new(),
             affinity: Affinity::default(),
@@ -184,7 +187,7 @@ impl Compiler {
         self.settle_counted(&mut edit);
         self.settle_node_port_addresses(&mut edit);
         self.settle_affinity(&mut edit);
-        self.flows.settle();
+        self.settle_flows(state);
         edit
     }
 
@@ -246,6 +249,12 @@ impl Compiler {
     /// once. After [`Compiler::compile_all`], those are all UDP frontends.
     pub fn take_flow_checks(&mut self) -> Vec<FlowCheck> {
         self.flows.take()
+    }
+
+    /// Whether, by what was compiled since the last call, connections may not be in the fast path any more that may be there. They stay
+    /// there until they have to follow the rules again ([`crate::FastPath::declare`]).
+    pub const fn take_opted_out(&mut self) -> bool {
+        std::mem::replace(&mut self.opted_out, false)
     }
 
     /// Treats a Service as if it were not there, from the next transaction that names it on, or as any other again.

@@ -1,9 +1,10 @@
 //! The fast path: the part of a table by which established connections leave it.
 //!
 //! It is a part of its own, written by transactions of its own, so that a kernel or a device that it cannot get along with is never
-//! in the way of a Service. All that it shares with the rest of the table is what it reads there: the set of ClusterIPs.
+//! in the way of a Service. All that it shares with the rest of the table is what it reads there: sets of frontends.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use ruleset::{
 };
 
 use crate::compiler::{table_family, table_name};
+use crate::frontend::Scope;
 use crate::name;
 use crate::sets::SetId;
 
@@ -42,7 +44,7 @@ const DNS: (Protocol, u16) = (Protocol::Udp, 53);
 /// The fast path of one family.
 ///
 /// A connection is offloaded when more than so many packets of it have been seen, both directions together, if its client used a
-/// ClusterIP, and if both devices that it passes are among those of the flowtable. From then on its packets go from the one device
+/// ClusterIP, or another frontend where that is wanted, and if both devices that it passes are among those of the flowtable. From then on its packets go from the one device
 /// to the other, translated, and see none of the hooks in between.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FastPath {
@@ -50,6 +52,8 @@ pub struct FastPath {
     pub family: Family,
     /// After how many packets.
     pub threshold: NonZeroU32,
+    /// Whether connections to NodePorts, external IPs and load balancer addresses take it, too.
+    pub all_frontends: bool,
     /// Whether it only counts the packets that it would have offloaded.
     pub dry_run: bool,
 }
@@ -149,7 +153,6 @@ impl FastPath {
             statements,
             comment: Some(Comment::new(comment)),
         };
-        let cluster_ips = Arc::new(SetId::ClusterIps.define());
         let is_long = vec![
             Statement::Translated,
             Statement::MorePackets(self.threshold.get().into()),
@@ -161,27 +164,51 @@ impl FastPath {
             Statement::InSet { key: vec![Selector::Protocol, Selector::OriginalDestinationPort], set: never_set() },
             Statement::Verdict(Verdict::Accept),
         ];
-        let mut offload = vec![
+        let slow = vec![
+            Statement::InSet { key: Scope::Address.original_selectors(), set: shared(SetId::SlowPath) },
+            Statement::Verdict(Verdict::Accept),
+        ];
+        let mut rules = vec![
+            rule(FASTPATH, is_long, "long connections that were translated"),
+            rule(OFFLOAD, is_missed, "in the flowtable, and here all the same"),
+            rule(OFFLOAD, never, "never offloaded"),
+            rule(OFFLOAD, slow, "services that opted out"),
+        ];
+        let cluster_ips = (vec![Selector::OriginalDestinationAddress], SetId::ClusterIps);
+        let others = [
+            (Scope::Address.original_selectors(), SetId::External),
+            (Scope::NodePort.original_selectors(), SetId::FastNodePorts),
+        ];
+        let others = others.into_iter().filter(|_| self.all_frontends);
+        for (key, set) in iter::once(cluster_ips).chain(others) {
+            rules.push(rule(OFFLOAD, self.offload(key, set), "leave the slow path"));
+        }
+        rules
+    }
+
+    /// The rule for connections whose frontends are in this set.
+    fn offload(&self, key: Vec<Selector>, set: SetId) -> Vec<Statement> {
+        let mut statements = vec![
             Statement::InSet { key: vec![Selector::InputDevice], set: device_set() },
             Statement::InSet { key: vec![Selector::OutputDevice], set: device_set() },
-            Statement::InSet { key: vec![Selector::OriginalDestinationAddress], set: cluster_ips },
+            Statement::InSet { key, set: shared(set) },
         ];
-        offload.extend(if self.dry_run {
+        statements.extend(if self.dry_run {
             vec![Statement::Count(name(DRY_RUN))]
         } else {
             vec![Statement::Offload(Self::flowtable()), Statement::Count(name(OFFLOADS))]
         });
-        vec![
-            rule(FASTPATH, is_long, "long connections that were translated"),
-            rule(OFFLOAD, is_missed, "in the flowtable, and here all the same"),
-            rule(OFFLOAD, never, "never offloaded"),
-            rule(OFFLOAD, offload, "ClusterIP connections leave the slow path"),
-        ]
+        statements
     }
 
     fn transaction(&self, ops: Vec<Op>) -> Transaction {
         Transaction { ops, ..Transaction::new(table_family(self.family), table_name()) }
     }
+}
+
+/// A set of the Services' part of the table, which is always there.
+fn shared(set: SetId) -> Arc<Set> {
+    Arc::new(set.define())
 }
 
 fn is_part(name: &Name) -> bool {

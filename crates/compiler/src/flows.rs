@@ -69,6 +69,16 @@ impl Flows {
         self.given_up.extend(frontends.filter(|frontend| treatment(new, *frontend).is_none()));
     }
 
+    /// Frontends that were given up in the change at hand, and that nobody is known to have now.
+    pub(crate) fn given_up(&self) -> Vec<Frontend> {
+        self.given_up.iter().filter(|frontend| !self.served.contains_key(frontend)).copied().collect()
+    }
+
+    /// Somebody has a frontend that was given up.
+    pub(crate) fn inherited(&mut self, frontend: Frontend, serving: BTreeSet<SocketAddr>) {
+        self.served.insert(frontend, serving);
+    }
+
     /// The change at hand is complete. What one port gave up another may have.
     pub(crate) fn settle(&mut self) {
         self.checks.extend(std::mem::take(&mut self.given_up).into_iter().map(|frontend| (frontend, BTreeSet::new())));

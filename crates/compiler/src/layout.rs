@@ -1,6 +1,7 @@
 //! The part of a table that does not depend on Services: sets, chains and the rules in them.
 
 use std::collections::BTreeSet;
+use std::iter;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU8, NonZeroU32};
 use std::sync::Arc;
@@ -113,7 +114,19 @@ impl Layout {
                 Statement::Update { key, data: endpoint.to_vec(), map: self.set(SetId::Choices), timeout: *timeout },
             ]
         };
-        let rules = Scope::ALL.into_iter().map(guard).chain(timeouts.iter().map(remember));
+        let ended = |key: Vec<Selector>, set: SetId| {
+            vec![Statement::InSet { key, set: self.set(set) }, Statement::Verdict(Verdict::Accept)]
+        };
+        // What is a NodePort goes by the number alone, and comes last: another address may have a port of that number.
+        let addresses = [
+            ended(vec![Selector::OriginalDestinationAddress], SetId::ClusterIps),
+            ended(Scope::Address.original_selectors(), SetId::External),
+        ];
+        let rules_of = |scope: Scope| {
+            let of_scope = timeouts.iter().filter(move |(of, _)| *of == scope);
+            iter::once(guard(scope)).chain(of_scope.map(remember))
+        };
+        let rules = rules_of(Scope::Address).chain(addresses).chain(rules_of(Scope::NodePort));
         rules.map(|statements| Op::AddRule(rule(AFFINITY_CHECK, statements, None))).collect()
     }
 
@@ -161,7 +174,7 @@ impl Layout {
             let comment = "Drop traffic to unallocated ClusterIPs";
             rule(CHAIN, vec![within, Statement::Verdict(Verdict::Drop)], Some(comment))
         });
-        std::iter::once(reject).chain(drop).map(Op::AddRule).collect()
+        iter::once(reject).chain(drop).map(Op::AddRule).collect()
     }
 
     fn fixed_rules(&self, options: &Options) -> Vec<Rule> {

@@ -27,7 +27,7 @@ pub use compiler::{Compiler, table_family, table_name};
 pub use fastpath::{FastPath, FastPathCounts};
 pub use flows::FlowCheck;
 pub use frontend::Frontend;
-pub use options::{Mark, NodePorts, Options, Pods};
+pub use options::{Mark, NodePorts, Offloads, Options, Pods};
 pub use tracer::{Fate, Note, Packet, Tracer};
 
 /// A name written in this crate.

@@ -23,8 +23,19 @@ pub struct Options {
     pub node_address: Option<IpAddr>,
     /// Which of the node's addresses take NodePort traffic.
     pub node_ports: NodePorts,
-    /// Whether connections are put into a flowtable ([`crate::FastPath`]), where they stay whatever becomes of their endpoints.
-    pub offloads: bool,
+    /// Which connections are put into a flowtable, where they stay whatever becomes of their endpoints.
+    pub offloads: Offloads,
+}
+
+/// Which connections may take the fast path ([`crate::FastPath`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offloads {
+    /// None.
+    Nothing,
+    /// Those to ClusterIPs.
+    ClusterIps,
+    /// Those to any frontend: NodePorts, external IPs and load balancer addresses, too.
+    AllFrontends,
 }
 
 /// What packets of the pods on this node have in common (detectLocalMode, contract §3.11).

@@ -9,7 +9,7 @@ use model::{Family, Selection, Service, ServicePort, TrafficPolicy};
 
 use crate::frontend::Scope;
 use crate::lb::{LbChain, LbKind, Target};
-use crate::sets::Role;
+use crate::sets::{Role, SetId};
 use crate::{Frontend, Options};
 
 /// The treatment of a Service port's frontends and the endpoints they lead to. Everything that the kernel holds for the
@@ -27,6 +27,8 @@ pub(crate) struct PortRules {
     pub(crate) hairpins: Vec<SocketAddr>,
     /// For how many seconds clients are sent to the same endpoint.
     pub(crate) affinity: Option<NonZeroU32>,
+    /// Whether connections are kept out of the fast path.
+    pub(crate) slow: bool,
     /// Frontends that only clients from `sources` may connect to.
     pub(crate) restricted: BTreeSet<Frontend>,
     /// In order; none is within another. None of them is everything.
@@ -83,9 +85,21 @@ impl PortRules {
             local,
             hairpins: on_this_node,
             affinity: service.affinity,
+            slow: !service.fast_path,
             restricted: balancers.map(|ip| at(*ip)).collect(),
             sources,
         })
+    }
+
+    /// The frontends that a set of their kind lists, besides what the maps have.
+    pub(crate) fn listed(&self, set: SetId) -> BTreeSet<Frontend> {
+        let is_in = |frontend: &Frontend| match (set, frontend) {
+            (SetId::External, Frontend::Address { address, .. }) => self.cluster_ip != Some(*address),
+            (SetId::SlowPath, Frontend::Address { .. }) => self.slow,
+            (SetId::FastNodePorts, Frontend::NodePort { .. }) => !self.slow,
+            _ => false,
+        };
+        self.frontends.iter().filter(is_in).collect()
     }
 
     /// Gives endpoints that stay the numbers they had in `old`, so that only what came and went is written.
@@ -122,6 +136,10 @@ pub(crate) struct Frontends(Vec<(Frontend, Treatment)>);
 impl Frontends {
     pub(crate) fn get(&self, frontend: Frontend) -> Option<Treatment> {
         self.position(frontend).ok().map(|index| self.0[index].1)
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Frontend> + '_ {
@@ -188,10 +206,14 @@ impl View<'_> {
     }
 
     /// Whether all clients whom `old` sent to an endpoint that is there still may be sent to it again: not after a change of
-    /// policy, and not if clients from outside were sent to one that has left this node.
+    /// policy, and not if clients from outside were sent to one that has left this node, or pods to one that only clients from outside
+    /// use now, as it terminates and no other is on this node.
     pub(crate) fn honours_choices_of(&self, old: &Self) -> bool {
-        let has_moved = |endpoint| !self.local.contains(endpoint) && self.cluster.contains(endpoint);
-        self.affinity().is_some() && self.treatment == old.treatment && !old.local.iter().any(has_moved)
+        let moved = |from: &[SocketAddr], from_now: &[SocketAddr], to: &[SocketAddr]| {
+            from.iter().any(|endpoint| !from_now.contains(endpoint) && to.contains(endpoint))
+        };
+        let has_moved = moved(old.local, self.local, self.cluster) || moved(old.cluster, self.cluster, self.local);
+        self.affinity().is_some() && self.treatment == old.treatment && !has_moved
     }
 
     fn entry(&self) -> Option<Target> {
@@ -246,7 +268,9 @@ fn sources(service: &Service, options: &Options) -> Vec<IpNet> {
     if options.node_address.is_some_and(|node| ranges.iter().any(|range| range.contains(&node))) {
         ranges.extend(service.load_balancer_ips.iter().copied().filter(of_family).map(IpNet::from));
     }
-    IpNet::aggregate(&ranges)
+    let ranges = IpNet::aggregate(&ranges);
+    // Halves may add up to everything, which is no restriction.
+    if ranges.iter().any(|range| range.prefix_len() == 0) { Vec::new() } else { ranges }
 }
 
 fn internal_treatment(policy: TrafficPolicy, selection: &Selection) -> Treatment {

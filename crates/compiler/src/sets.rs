@@ -18,6 +18,12 @@ pub(crate) enum SetId {
     ClusterIps,
     /// The node's addresses that take NodePort traffic.
     NodePortIps,
+    /// Frontends on external and load balancer addresses.
+    External,
+    /// Frontends on addresses whose connections never take the fast path.
+    SlowPath,
+    /// NodePorts whose connections may take it.
+    FastNodePorts,
     /// Endpoints on this node that may connect to themselves.
     Hairpins,
     /// Frontends that not everyone may connect to.
@@ -57,8 +63,11 @@ impl SetId {
     /// Every set that is there from the start, in order.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         let roles = |scope| Role::ALL.map(|role| Self::Frontends(scope, role));
-        [Self::ClusterIps, Self::NodePortIps, Self::Hairpins, Self::Restricted]
+        let fast_path = [Self::External, Self::SlowPath, Self::FastNodePorts];
+        [Self::ClusterIps, Self::NodePortIps]
             .into_iter()
+            .chain(fast_path)
+            .chain([Self::Hairpins, Self::Restricted])
             .chain(Scope::ALL.into_iter().flat_map(roles))
     }
 
@@ -80,6 +89,9 @@ impl SetId {
         match self {
             Self::ClusterIps => "cluster-ips".to_owned(),
             Self::NodePortIps => "nodeport-ips".to_owned(),
+            Self::SlowPath => "slow-path-ips".to_owned(),
+            Self::External => "external-ips".to_owned(),
+            Self::FastNodePorts => "fast-path-nodeports".to_owned(),
             Self::Hairpins => "hairpin-connections".to_owned(),
             Self::Restricted => "firewall-ips".to_owned(),
             Self::Frontends(scope, role) => frontend_map(scope, role).0.to_owned(),
@@ -98,6 +110,8 @@ impl SetId {
         use Field::{Address, Index, Port, Protocol};
         match self {
             Self::ClusterIps | Self::NodePortIps => vec![Address],
+            Self::External | Self::SlowPath => Scope::Address.fields(),
+            Self::FastNodePorts => Scope::NodePort.fields(),
             Self::Hairpins => vec![Address, Address, Protocol, Port],
             Self::Restricted | Self::Common { .. } => Scope::Address.fields(),
             Self::Sources(_) => vec![Address, Protocol, Port, Address],
@@ -122,6 +136,9 @@ impl SetId {
         let fixed = match self {
             Self::ClusterIps => "Active ClusterIPs",
             Self::NodePortIps => "IPs that accept NodePort traffic",
+            Self::External => "ExternalIP and LoadBalancer IP traffic",
+            Self::SlowPath => "frontends whose connections never take the fast path",
+            Self::FastNodePorts => "NodePorts whose connections may take the fast path",
             Self::Hairpins => "service hairpin connections",
             Self::Restricted => "destinations that are subject to LoadBalancerSourceRanges",
             Self::Frontends(scope, role) => frontend_map(scope, role).1,

@@ -64,6 +64,9 @@ pub struct Masquerade {
 pub struct FastPath {
     /// After how many packets, both directions together (`fastpathPacketThreshold`).
     pub threshold: NonZeroU32,
+    /// Whether connections to NodePorts, external IPs and load balancer addresses take it, too, and not only those to ClusterIPs
+    /// (`fastpathScope: All`).
+    pub all_frontends: bool,
     /// Whether to count only what would be offloaded (`fastpathDryRun`).
     pub dry_run: bool,
     /// Names of interfaces that do not take part, a `*` at the end standing for any rest (`fastpathExcludeInterfaces`).
@@ -174,6 +177,7 @@ impl Default for FastPath {
         Self {
             // KEP-4963: elephant flows begin at 15 packets, and five more to be sure.
             threshold: const { NonZeroU32::new(20).expect("not zero") },
+            all_frontends: false,
             dry_run: false,
             exclude_interfaces: Vec::new(),
             min_interface_sync_period: Duration::from_secs(5),

@@ -155,6 +155,7 @@ pub struct Nftables {
     pub sync_period: Option<GoDuration>,
     pub min_sync_period: Option<GoDuration>,
     pub fastpath_packet_threshold: Option<i32>,
+    pub fastpath_scope: Option<String>,
     pub fastpath_dry_run: Option<bool>,
     pub fastpath_exclude_interfaces: Option<Vec<String>>,
     pub fastpath_interface_sync_period: Option<GoDuration>,

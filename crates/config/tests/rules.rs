@@ -141,6 +141,7 @@ fn each_rule_reports_path_value_and_what_is_wanted() {
     let cases: &[(&str, String)] = &[
         ("iptables: {masqueradeBit: 32}", format!("KubeProxyIPTablesConfiguration.MasqueradeBit: 32: {bit}")),
         ("nftables: {masqueradeBit: -1}", format!("KubeProxyNFTablesConfiguration.MasqueradeBit: -1: {bit}")),
+        ("nftables: {fastpathScope: all}", format!("{nftables}.FastpathScope: \"all\": must be ClusterIP or All")),
         ("nftables: {fastpathPacketThreshold: -1}", format!("{nftables}.FastpathPacketThreshold: -1: {count}")),
         (
             "nftables: {fastpathInterfaceSyncPeriod: -1s}",

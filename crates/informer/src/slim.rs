@@ -44,6 +44,8 @@ pub(crate) struct Labels {
 pub(crate) struct Annotations {
     #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
     pub(crate) last_change: Text,
+    #[serde(rename = "slipstream.dev/fastpath")]
+    pub(crate) fast_path: Text,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

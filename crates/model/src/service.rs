@@ -29,6 +29,8 @@ pub struct Service {
     /// For how many seconds after its last connection a client is sent to the same endpoint again (sessionAffinity ClientIP);
     /// `None` if any endpoint will do for each connection.
     pub affinity: Option<NonZeroU32>,
+    /// Whether its connections may take the fast path.
+    pub fast_path: bool,
     /// Who may connect to the load balancer addresses of the same family; where a family has none, everyone may (contract
     /// §4.3).
     pub source_ranges: Vec<IpNet>,

@@ -191,7 +191,11 @@ impl State {
                 matching.flat_map(|p| slice.endpoints.iter().map(|endpoint| PortEndpoint { endpoint, port: p.port }))
             })
             .collect();
-        found.sort_by_key(|found| (found.socket(), found.endpoint.terminating));
+        // Where slices disagree, whichever came first: alive, ready, serving.
+        found.sort_by_key(|found| {
+            let Endpoint { terminating, ready, serving, .. } = *found.endpoint;
+            (found.socket(), terminating, !ready, !serving)
+        });
         found.dedup_by_key(|found| found.socket());
         found
     }

@@ -28,6 +28,7 @@ fn service(service: &str) -> Service {
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         affinity: None,
+        fast_path: true,
         source_ranges: Vec::new(),
         ports: vec![ServicePort { name: "p".into(), protocol: Protocol::Tcp, port: number(80), node_port: None }],
     }
@@ -165,6 +166,22 @@ fn slices_are_merged_and_a_live_endpoint_beats_a_terminating_one() {
         Update::Slice(slice("other", "b", &[("10.0.0.9", "")])),
     ]);
     assert_eq!(endpoints(&state, "a"), ["10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.10:8080 terminating"]);
+}
+
+/// The same state gives the same rules, in whichever order it came.
+#[test]
+fn where_slices_disagree_the_ready_endpoint_counts() {
+    let unready = || {
+        let mut slice = slice("m", "a", &[("10.0.0.1", "")]);
+        (slice.endpoints[0].ready, slice.endpoints[0].serving) = (false, false);
+        Update::Slice(slice)
+    };
+    let ready = || Update::Slice(slice("z", "a", &[("10.0.0.1", "")]));
+    for updates in [[unready(), ready()], [ready(), unready()]] {
+        let state = state([Update::Service(service("a"))].into_iter().chain(updates));
+        let port = &state.service(&name("a")).unwrap().ports[0];
+        assert!(state.endpoints(&name("a"), port, Family::V4)[0].endpoint.ready);
+    }
 }
 
 #[test]

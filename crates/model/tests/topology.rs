@@ -84,6 +84,7 @@ fn selected(case: &Case<'_>) -> Selection {
         internal_policy: case.kind.internal,
         external_policy: case.kind.external,
         affinity: None,
+        fast_path: true,
         source_ranges: Vec::new(),
         ports: vec![port.clone()],
     };

@@ -121,7 +121,7 @@ fn tables(
     let mark = Mark::from_bit(config.masquerade.bit.number()).context("masqueradeBit is above 31")?;
     let flows = flows::start(telemetry.metrics.clone())?;
     let metrics = telemetry.metrics.clone();
-    let written = fastpath::start(config.fast_path.clone(), families.to_vec(), monitor.clone(), metrics)?;
+    let teller = fastpath::start(config.fast_path.clone(), families.to_vec(), monitor.clone(), metrics)?;
     let table = |family: &Family| {
         let compiler = Compiler::new(Options {
             family: *family,
@@ -130,12 +130,12 @@ fn tables(
             pods: pods.get(*family).clone(),
             node_address: *addresses.main.get(*family),
             node_ports: ports.get(*family).clone(),
-            offloads: config.fast_path.as_ref().is_some_and(|fast_path| !fast_path.dry_run),
+            offloads: fastpath::offloads(config.fast_path.as_ref()),
         });
         let kernel = NfTables::open()?.known_to(monitor).context("cannot tell our commits from those of others")?;
         let committer = Committer::spawn(kernel).context("cannot start the thread that commits")?;
         let pacer = Pacer::new(Instant::now(), config.min_sync_period, config.sync_period);
-        let table = Table::new(compiler, committer, pacer, telemetry.clone()).with_fast_path(written.clone());
+        let table = Table::new(compiler, committer, pacer, telemetry.clone()).with_fast_path(teller.clone());
         Ok(match &flows {
             Some(flows) => table.with_flows(flows.clone()),
             None => table,

@@ -20,7 +20,7 @@ use tracing::{debug, error, info, warn};
 use crate::asides::Asides;
 use crate::commit::{Commit, Outcome};
 use crate::conflicts::Conflicts;
-use crate::fastpath::Written;
+use crate::fastpath::Teller;
 use crate::flows::CheckFlows;
 use crate::pacer::Pacer;
 use crate::repairs::Repairs;
@@ -50,7 +50,7 @@ pub(crate) struct Table {
     /// Who looks after the flows of what changed, if anyone does.
     flows: Option<Box<dyn CheckFlows>>,
     /// Who adds the fast path to a table that has been written.
-    fast_path: Option<Written>,
+    fast_path: Option<Teller>,
     conflicts: Conflicts,
     /// What changed since the last sync began.
     waiting: BTreeSet<ServiceName>,
@@ -130,8 +130,8 @@ impl Table {
     }
 
     /// Has the fast path told of the table.
-    pub(crate) fn with_fast_path(self, written: Written) -> Self {
-        Self { fast_path: Some(written), ..self }
+    pub(crate) fn with_fast_path(self, teller: Teller) -> Self {
+        Self { fast_path: Some(teller), ..self }
     }
 
     /// Has flows checked after each sync.
@@ -207,11 +207,12 @@ impl Table {
             return;
         }
         self.take_back(now);
-        // Where it is not certain what the kernel has, a sync comes first: what it notes may follow older rules.
-        if is_due(self.forget_at) && !self.everything {
-            self.list();
-        } else if is_due(self.next_sync()) {
+        // A sync comes first: Services wait for nothing, and where it is not certain what the kernel has, what it notes may follow
+        // older rules.
+        if is_due(self.next_sync()) {
             self.sync(state, now);
+        } else if is_due(self.forget_at) && !self.everything {
+            self.list();
         } else if is_due(self.sweep_at) {
             self.sweep(now);
         }
@@ -374,7 +375,7 @@ impl Table {
             // They have just lost their last reference.
             self.sweep_at = None;
             if let Some(fast_path) = &self.fast_path {
-                fast_path.tell(family);
+                fast_path.written(family);
             }
             info!(%family, replaced, operations, "all rules are in place");
         }
@@ -391,6 +392,11 @@ impl Table {
         let checks = self.compiler.take_flow_checks();
         if let Some(flows) = &self.flows {
             flows.check(family, checks);
+        }
+        if self.compiler.take_opted_out()
+            && let Some(fast_path) = &self.fast_path
+        {
+            fast_path.opted_out(family);
         }
         let Telemetry { metrics, health } = &self.telemetry;
         metrics.synced(family, kind, elapsed, wall);

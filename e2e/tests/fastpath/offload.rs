@@ -6,6 +6,7 @@ use testing::traffic::{Flow, Refusal, Stream};
 
 use crate::forwarded::Forwarded;
 use crate::long::{address, ask, exchange, world};
+use crate::world::{HTTP, everything, ways};
 
 #[test]
 fn long_connections_leave_the_slow_path_at_the_threshold_and_not_before() {
@@ -114,4 +115,34 @@ fn what_is_offloaded_is_counted() {
     }
     assert_eq!(world.proxy.metric("kubeproxy_fastpath_enabled").unwrap(), [1.0, 1.0]);
     assert_eq!(world.proxy.metric("kubeproxy_fastpath_misses_total").unwrap(), [0.0, 0.0]);
+}
+
+#[test]
+fn other_frontends_take_part_where_that_is_wanted_and_services_opt_out() {
+    let mut world = world(&Settings { more: "fastpathScope: All", ..Settings::default() });
+    let cluster = world.cluster.clone();
+    let forwarded = Forwarded::count(&cluster.node);
+    let [v4, v6] = world.slices("all", &[HTTP], &[(0, "l")]);
+    world.apply(&[&everything("all", 2), &v4, &v6]);
+    let mut streams: Vec<_> = Family::ALL
+        .into_iter()
+        .flat_map(|family| ways(family, 2))
+        .skip(1)
+        .step_by(2)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .map(|(_, to)| Stream::open(&cluster.client, None, to.address()).unwrap())
+        .collect();
+    streams.iter_mut().for_each(|stream| exchange(stream, 30));
+    forwarded.take();
+    streams.iter_mut().for_each(|stream| exchange(stream, 10));
+    assert_eq!(forwarded.take(), 0, "external IPs and NodePorts");
+
+    let off = serde_json::json!({"slipstream.dev/fastpath": "off"});
+    world.apply(&[&everything("all", 2).set("/metadata/annotations", off), &v4, &v6]);
+    let mut is_slow = || {
+        streams.iter_mut().for_each(|stream| exchange(stream, 1));
+        forwarded.take() >= 2 * streams.len() as u64
+    };
+    world.proxy.wait("all connections in the slow path", |_| Ok(is_slow())).unwrap();
 }

@@ -15,7 +15,7 @@ use crate::flows::{Fingerprint, PortFlows};
 use crate::lb::Target;
 use crate::port::{PortRules, Treatment, View};
 use crate::sets::{Role, SetId};
-use crate::{Frontend, NodePorts};
+use crate::{Frontend, NodePorts, Offloads};
 
 /// A Service port and how it is, or is to be, treated.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl Compiler {
     fn serving(&self, protocol: Protocol, endpoints: &[PortEndpoint<'_>]) -> BTreeSet<SocketAddr> {
         let stays = |endpoint: &&PortEndpoint<'_>| match protocol {
             Protocol::Udp => endpoint.endpoint.serving,
-            Protocol::Tcp => self.options.offloads,
+            Protocol::Tcp => self.options.offloads != Offloads::Nothing,
             Protocol::Sctp => false,
         };
         endpoints.iter().filter(stays).map(PortEndpoint::socket).collect()
@@ -121,12 +121,13 @@ impl Compiler {
         }
     }
 
-    /// Takes note of what the change of a port means for its flows. A TCP port that was not programmed before has none in a flowtable.
+    /// Takes note of what the change of a port means for its flows. Of TCP ports that were not programmed before, nothing: what they
+    /// take over is told when another port has given it up ([`Compiler::settle_flows`]).
     fn follow_flows(&mut self, old: Option<&Port>, new: Option<&Port>) {
         let nothing = BTreeSet::new();
         match old.or(new).map(|port| port.claim.port.protocol) {
             Some(Protocol::Udp) => {}
-            Some(Protocol::Tcp) if self.options.offloads && old.is_some() => {}
+            Some(Protocol::Tcp) if self.options.offloads != Offloads::Nothing && old.is_some() => {}
             _ => return,
         }
         let serving = new.map_or(&nothing, |port| &port.serving);
@@ -141,8 +142,22 @@ impl Compiler {
         let hairpin = |socket: &SocketAddr| (socket.ip(), port.protocol, socket.port());
         new.cluster_ip.into_iter().for_each(|ip| self.cluster_ips.acquire(ip));
         old.cluster_ip.into_iter().for_each(|ip| self.cluster_ips.release(ip));
+        self.replace_listed(old, new, edit);
         new.hairpins.iter().for_each(|socket| self.hairpins.acquire(hairpin(socket)));
         old.hairpins.iter().for_each(|socket| self.hairpins.release(hairpin(socket)));
+    }
+
+    /// Replaces the frontends that are listed by their kind.
+    fn replace_listed(&mut self, old: &PortRules, new: &PortRules, edit: &mut Edit) {
+        // Of connections that are in the fast path already, the next packets have to follow the rules.
+        self.opted_out |= new.slow && !old.slow && !old.frontends.is_empty();
+        let all = self.options.offloads == Offloads::AllFrontends;
+        let node_ports = all.then_some(SetId::FastNodePorts);
+        for set in [SetId::External, SetId::SlowPath].into_iter().chain(node_ports) {
+            let (old, new) = (old.listed(set), new.listed(set));
+            let (went, came) = (old.difference(&new), new.difference(&old));
+            edit.replace_keys(set, went.map(|frontend| frontend.key()), came.map(|frontend| frontend.key()));
+        }
     }
 
     fn replace_frontend(
@@ -183,19 +198,21 @@ impl Compiler {
             edit.replace_keys(SetId::Restricted, key(old).into_iter(), key(new).into_iter());
         }
         let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
-        for range in old.iter().filter(|range| !new.contains(range)) {
+        if old == new {
+            return;
+        }
+        for range in old.iter().filter(|range| new.binary_search(range).is_err()) {
             if let Some(bits) = NonZeroU8::new(range.prefix_len()) {
                 self.source_lengths.release(bits);
                 edit.delete(SetId::Sources(bits), frontend.source_key(*range));
             }
         }
-        for range in new.iter().filter(|range| !old.contains(range)) {
+        for range in new.iter().filter(|range| old.binary_search(range).is_err()) {
             if let Some(bits) = NonZeroU8::new(range.prefix_len()) {
                 self.source_lengths.acquire(bits);
-                edit.replace_keys(
+                edit.add(
                     SetId::Sources(bits),
-                    std::iter::empty(),
-                    std::iter::once(frontend.source_key(*range)),
+                    Element { key: frontend.source_key(*range), data: Data::None, comment: None },
                 );
             }
         }
@@ -209,6 +226,22 @@ impl Compiler {
             }
             _ => None,
         }
+    }
+
+    /// The change at hand is complete, also for flows. A frontend that a port gave up may have another owner, with whose endpoints its
+    /// flows may stay.
+    pub(super) fn settle_flows(&mut self, state: &State) {
+        for frontend in self.flows.given_up() {
+            let Some(owner) = self.claims.owner(frontend) else { continue };
+            let Some(service) = state.service(&owner.service) else { continue };
+            let is_owner = |port: &&model::ServicePort| service.port_name(port) == *owner;
+            if let Some(port) = service.ports.iter().find(is_owner) {
+                let endpoints = state.endpoints(&owner.service, port, self.options.family);
+                let serving = self.serving(port.protocol, &endpoints);
+                self.flows.inherited(frontend, serving);
+            }
+        }
+        self.flows.settle();
     }
 
     pub(super) fn settle_counted(&mut self, edit: &mut Edit) {

@@ -189,6 +189,19 @@ fn an_endpoint_that_moves_away_is_forgotten_by_clients_outside() {
     world.check(&[(OUTSIDE, LB, 80, "10.180.0.1:80"), (POD, LB, 80, "10.180.0.1:80, 10.180.0.2:80")]);
 }
 
+/// It terminates, and serves where no other endpoint is on this node: that is for clients outside.
+#[test]
+fn an_endpoint_that_only_strangers_may_use_is_forgotten_by_pods() {
+    let mut web = sticky(10_800);
+    web.external_policy = TrafficPolicy::Local;
+    let ends = |last: &'static str| [("10.180.0.1", ""), ("10.180.0.2", last)];
+    let mut world = World::new(options(Family::V4)).with([Update::Service(web), slice("web", 80, &ends("l"))]);
+    remember(&mut world, &[note(POD, LB, 80, "10.180.0.2"), note(OUTSIDE, LB, 80, "10.180.0.2")]);
+    world.apply([slice("web", 80, &ends("lt"))]);
+    forget(&mut world);
+    world.check(&[(POD, LB, 80, "10.180.0.1:80"), (OUTSIDE, LB, 80, "10.180.0.2:80")]);
+}
+
 #[test]
 fn policy_local_with_affinity() {
     let web =
@@ -235,4 +248,31 @@ fn ipv6_too() {
     world.apply([slice("web", 80, &ends[..1])]);
     world.check(&[("fd00:10::77", "fd00:30::41", 80, "drop")]);
     assert_eq!(forget(&mut world), 1);
+}
+
+/// What leads to a NodePort is known by the port alone, which a ClusterIP or a load balancer may have as well.
+#[test]
+fn a_node_port_is_told_from_the_same_port_of_an_address() {
+    let mut web = sticky(10_800);
+    web.ports[0].port = port(3001);
+    let mut world = World::new(options(Family::V4)).with([Update::Service(web.clone()), slice("web", 80, &BOTH)]);
+    remember(&mut world, &[note(POD, CLUSTER_IP, 3001, "10.180.0.2"), note(POD, LB, 3001, "10.180.0.2")]);
+    web.ports[0].node_port = None;
+    world.apply([Update::Service(web)]);
+    assert_eq!(world.table().sets()["affinity-gone-nodeports"].elements.len(), 2);
+    world.check(&[(POD, CLUSTER_IP, 3001, "10.180.0.2:80"), (POD, LB, 3001, "10.180.0.2:80 masq")]);
+
+    // Nor is a connection to a Service without affinity noted because another has it at a NodePort.
+    let mut other = service("other", "172.30.0.42");
+    other.ports[0].port = port(3002);
+    let mut second = sticky(60);
+    second.ports[0].node_port = Some(port(3002));
+    let world = World::new(options(Family::V4)).with([
+        Update::Service(other),
+        slice("other", 80, &BOTH),
+        Update::Service(second),
+        slice("web", 80, &BOTH),
+    ]);
+    let packet = Packet { source: ip(POD), destination: ip("172.30.0.42"), protocol: Protocol::Tcp, port: 3002 };
+    assert_eq!(world.tracer(|tracer| tracer.notes(packet)).len(), 0);
 }

@@ -108,3 +108,11 @@ fn ipv6_too() {
         ("2001:db8:a::9", "2001:db8:5::8", 80, "drop"),
     ]);
 }
+
+/// Two halves are everything, which restricts nobody.
+#[test]
+fn ranges_that_add_up_to_everything_are_none() {
+    let world = world(&["0.0.0.0/1", "128.0.0.0/1", "10.0.0.0/8"]);
+    assert_eq!(ranges(&world), 0);
+    world.check(&[(OUTSIDE, LB[0], 80, MASQUERADED), (BLOCKED, LB[0], 80, MASQUERADED), (POD, LB[0], 80, MASQUERADED)]);
+}

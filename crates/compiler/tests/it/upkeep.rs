@@ -1,7 +1,7 @@
 //! What the compiler tells besides transactions: flows to be looked at, whose an element is; and what is decided outside of
 //! Services.
 
-use compiler::{FlowCheck, Frontend, NodePorts};
+use compiler::{FlowCheck, Frontend, NodePorts, Offloads, Options};
 use model::{Family, Protocol, Service, ServiceName, ServicePort, Update};
 use ruleset::Op;
 
@@ -165,4 +165,59 @@ fn node_port_addresses_follow() {
 fn frontends_print_as_operators_know_them() {
     let frontend = Frontend::NodePort { protocol: Protocol::Udp, port: port(3001) };
     assert_eq!(frontend.to_string(), "node port 3001/udp");
+}
+
+/// Of TCP, connections in a flowtable are looked at: they may stay with any endpoint that there is.
+#[test]
+fn tcp_flows_are_looked_at_when_an_endpoint_or_a_frontend_goes() {
+    let mut world = World::new(options(Family::V4));
+    world.apply([Update::Service(service("web", "172.30.0.41")), slice("web", 80, &ENDS)]);
+    assert_eq!(checks(&mut world), [""; 0], "no connection can be in a flowtable yet");
+    for ends in [["-", "", ""], ["", "t", "d"]] {
+        let ends = [(ENDS[0].0, ends[0]), (ENDS[1].0, ends[1]), (ENDS[2].0, ends[2])];
+        world.apply([slice("web", 80, &ends)]);
+        assert_eq!(checks(&mut world), [""; 0], "all are still there");
+    }
+    world.apply([slice("web", 80, &ENDS[..2])]);
+    assert_eq!(checks(&mut world), ["172.30.0.41:80/tcp 10.180.0.1:80 10.180.0.2:80"]);
+    world.apply([Update::ServiceGone(ServiceName::new("ns", "web"))]);
+    assert_eq!(checks(&mut world), ["172.30.0.41:80/tcp "]);
+}
+
+/// A port that gets another name is another port, and its connections are none the worse for it.
+#[test]
+fn tcp_flows_stay_with_endpoints_of_whoever_takes_a_frontend_over() {
+    let mut world = World::new(options(Family::V4));
+    let with = |name: &str| {
+        let mut web = service("web", "172.30.0.41");
+        web.ports[0].name = name.into();
+        let Update::Slice(mut slice) = slice("web", 80, &ENDS) else { unreachable!() };
+        slice.ports[0].name = name.into();
+        [Update::Service(web), Update::Slice(slice)]
+    };
+    world.apply(with("http"));
+    checks(&mut world);
+    world.apply(with("web"));
+    assert_eq!(checks(&mut world), ["172.30.0.41:80/tcp 10.180.0.1:80 10.180.0.2:80 10.180.0.3:80"]);
+}
+
+#[test]
+fn frontends_are_listed_for_the_fast_path() {
+    let listed = |world: &World, set: &str| world.table().sets()[set].elements.len();
+    let sets = ["external-ips", "slow-path-ips", "fast-path-nodeports"];
+    for (offloads, node_ports) in [(Offloads::ClusterIps, 0), (Offloads::AllFrontends, 1)] {
+        let mut world = World::new(Options { offloads, ..options(Family::V4) });
+        let mut web = service("web", "172.30.0.41");
+        web.ports[0].node_port = Some(port(3001));
+        web.load_balancer_ips = vec![ip(LB)];
+        world.apply([Update::Service(web.clone()), slice("web", 80, &ENDS)]);
+        assert_eq!(sets.map(|set| listed(&world, set)), [1, 0, node_ports]);
+        assert!(!world.compiler.take_opted_out());
+        web.fast_path = false;
+        world.apply([Update::Service(web.clone())]);
+        assert_eq!(sets.map(|set| listed(&world, set)), [1, 2, 0]);
+        assert!(world.compiler.take_opted_out() && !world.compiler.take_opted_out());
+        world.apply([Update::ServiceGone(web.name)]);
+        assert_eq!(sets.map(|set| listed(&world, set)), [0, 0, 0]);
+    }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use compiler::{Compiler, Fate, Mark, NodePorts, Options, Packet, Pods, Tracer};
+use compiler::{Compiler, Fate, Mark, NodePorts, Offloads, Options, Packet, Pods, Tracer};
 use model::{
     Endpoint, EndpointSlice, Family, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
     SlicePort, State, TrafficPolicy, Update,
@@ -118,7 +118,7 @@ pub(crate) fn options(family: Family) -> Options {
         pods: Some(Pods::From(model::parse_prefix(pods).unwrap())),
         node_address: Some(ip(node)),
         node_ports: NodePorts::Only([ip(node)].into()),
-        offloads: true,
+        offloads: Offloads::ClusterIps,
     }
 }
 
@@ -143,6 +143,7 @@ pub(crate) fn service(name: &str, cluster_ip: &str) -> Service {
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         affinity: None,
+        fast_path: true,
         source_ranges: Vec::new(),
         ports: vec![tcp("p80", 80)],
     }

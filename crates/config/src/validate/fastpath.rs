@@ -32,6 +32,7 @@ impl Check {
         let revalidation = self.period(&revalidation_path, written.fastpath_revalidation_period, zero, NOT_NEGATIVE);
         let settings = FastPath {
             threshold: threshold.unwrap_or(default.threshold),
+            all_frontends: self.scope(written.fastpath_scope.as_deref()),
             dry_run: written.fastpath_dry_run.unwrap_or_default(),
             exclude_interfaces: self.interfaces(written.fastpath_exclude_interfaces.as_deref().unwrap_or_default()),
             min_interface_sync_period: self.period(&min_path, min, default.min_interface_sync_period, NOT_NEGATIVE),
@@ -39,6 +40,17 @@ impl Check {
             revalidation_period: (!revalidation.is_zero()).then_some(revalidation),
         };
         threshold.map(|_| settings)
+    }
+
+    fn scope(&mut self, written: Option<&str>) -> bool {
+        match written {
+            None | Some("" | "ClusterIP") => false,
+            Some("All") => true,
+            Some(unknown) => {
+                self.invalid(&nftables("FastpathScope"), quoted(unknown), "must be ClusterIP or All");
+                false
+            }
+        }
     }
 
     fn interfaces(&mut self, patterns: &[String]) -> Vec<String> {

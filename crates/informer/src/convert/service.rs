@@ -58,10 +58,25 @@ pub(super) fn service(
         internal_policy: policy(&spec.internal_traffic_policy, "spec.internalTrafficPolicy", findings),
         external_policy: if reaches_outside { external_policy } else { TrafficPolicy::Cluster },
         affinity: affinity(spec, findings),
+        fast_path: fast_path(meta, findings),
         source_ranges: source_ranges(spec, findings)?,
         ports: ports(converter, spec, findings)?,
         name,
     }))
+}
+
+/// Whether connections may take the fast path, of which a Service can be left out by an annotation.
+fn fast_path(meta: &slim::Meta, findings: &mut Findings) -> bool {
+    const FIELD: &str = "metadata.annotations[slipstream.dev/fastpath]";
+    let annotations = findings.optional(&meta.annotations, "metadata.annotations", "they are ignored");
+    match annotations.and_then(|a| findings.optional(&a.fast_path, FIELD, "it is ignored")).map(String::as_str) {
+        None | Some("on") => true,
+        Some("off") => false,
+        Some(unknown) => {
+            findings.report(FIELD, format!("{unknown:?} is not on or off: taken as on"));
+            true
+        }
+    }
 }
 
 /// For how long a client stays with an endpoint, if it does. The API server fills in the timeout.

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use compiler::FastPath;
+use compiler::{FastPath, Offloads};
 use ifsync::{Links, Members, Pattern, Policy};
 use model::Family;
 use netlink::{Conntrack, Monitor, NfTables};
@@ -29,15 +29,37 @@ use self::part::Part;
 /// How often what was counted is asked for.
 const COUNTING: Duration = Duration::from_secs(10);
 
-/// Tells the fast path that a family's table has been written anew, or may have been.
+/// Tells the fast path what happened to a family's table. Nobody listens any more if the fast path cannot work here.
 #[derive(Clone, Debug)]
-pub(crate) struct Written(UnboundedSender<Family>);
+pub(crate) struct Teller(UnboundedSender<(Family, News)>);
 
-impl Written {
-    /// The table of this family is there.
-    pub(crate) fn tell(&self, family: Family) {
-        // Nobody listens any more if the fast path cannot work here.
-        self.0.send(family).ok();
+/// What happened to a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    /// All of it was looked at, and written where it had to be.
+    Written,
+    /// Services have opted out of the fast path.
+    OptedOut,
+}
+
+impl Teller {
+    /// The table is there as it should be, but for the fast path.
+    pub(crate) fn written(&self, family: Family) {
+        self.0.send((family, News::Written)).ok();
+    }
+
+    /// Connections have to leave the fast path.
+    pub(crate) fn opted_out(&self, family: Family) {
+        self.0.send((family, News::OptedOut)).ok();
+    }
+}
+
+/// What the tables of Services have to provide for.
+pub(crate) fn offloads(settings: Option<&config::FastPath>) -> Offloads {
+    match settings {
+        None => Offloads::Nothing,
+        Some(settings) if settings.all_frontends => Offloads::AllFrontends,
+        Some(_) => Offloads::ClusterIps,
     }
 }
 
@@ -51,8 +73,8 @@ pub(crate) fn start(
     families: Vec<Family>,
     monitor: Monitor,
     metrics: Arc<Metrics>,
-) -> Result<Written> {
-    let (sender, written) = unbounded_channel();
+) -> Result<Teller> {
+    let (sender, news) = unbounded_channel();
     for family in &families {
         metrics.fast_path_enabled(*family, false);
     }
@@ -60,8 +82,8 @@ pub(crate) fn start(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
             match settings {
-                Some(settings) => Task::new(settings, &families, &monitor, metrics)?.run(written).await,
-                None => remove(&monitor, written).await,
+                Some(settings) => Task::new(settings, &families, &monitor, metrics)?.run(news).await,
+                None => remove(&monitor, news).await,
             }
         })
     };
@@ -73,13 +95,13 @@ pub(crate) fn start(
             }
         })
         .context("cannot start the thread of the fast path")?;
-    Ok(Written(sender))
+    Ok(Teller(sender))
 }
 
 /// Takes away what an earlier start has left of the fast path in each table, once it is known to be there.
-async fn remove(monitor: &Monitor, mut written: UnboundedReceiver<Family>) -> Result<()> {
+async fn remove(monitor: &Monitor, mut news: UnboundedReceiver<(Family, News)>) -> Result<()> {
     let mut kernel = NfTables::open()?.known_to(monitor)?;
-    while let Some(family) = written.recv().await {
+    while let Some((family, _)) = news.recv().await {
         part::remove(family, &mut kernel)?;
     }
     Ok(())
@@ -117,8 +139,8 @@ impl Task {
         kernel::warn_of_defects();
         let exclude: Result<Vec<_>, _> = settings.exclude_interfaces.iter().map(|text| Pattern::parse(text)).collect();
         let part = |family: &Family| {
-            let (threshold, dry_run) = (settings.threshold, settings.dry_run);
-            Part::new(FastPath { family: *family, threshold, dry_run })
+            let config::FastPath { threshold, all_frontends, dry_run, .. } = settings;
+            Part::new(FastPath { family: *family, threshold, all_frontends, dry_run })
         };
         let conntrack = Conntrack::open().inspect_err(|error| warn!("offloaded connections are not counted: {error}"));
         Ok(Self {
@@ -136,7 +158,7 @@ impl Task {
     }
 
     /// Ends when the tables do.
-    async fn run(mut self, mut written: UnboundedReceiver<Family>) -> Result<()> {
+    async fn run(mut self, mut news: UnboundedReceiver<(Family, News)>) -> Result<()> {
         let mut links = Links::open()?;
         let now = Instant::now();
         let revalidation = self.settings.revalidation_period.map(|period| now + period);
@@ -144,9 +166,12 @@ impl Task {
         loop {
             let next = schedule.links.into_iter().chain([schedule.counts]).chain(schedule.revalidation).min();
             tokio::select! {
-                family = written.recv() => {
-                    let Some(family) = family else { return Ok(()) };
-                    self.parts.iter_mut().filter(|part| part.family() == family).for_each(Part::table_written);
+                told = news.recv() => {
+                    let Some((family, news)) = told else { return Ok(()) };
+                    self.parts.iter_mut().filter(|part| part.family() == family).for_each(|part| match news {
+                        News::Written => part.table_written(),
+                        News::OptedOut => part.renew(),
+                    });
                     // What is to be declared does not wait for what has been changed before.
                     schedule.links = Some(Instant::now());
                 }

@@ -26,6 +26,24 @@ fn a_service_that_nobody_gave_a_cluster_ip_is_reported() {
 }
 
 #[test]
+fn a_service_may_be_left_out_of_the_fast_path() {
+    let annotated = |value: Value| service(json!({"metadata": {"annotations": {"slipstream.dev/fastpath": value}}}));
+    for (value, expected, problem) in [
+        (json!("off"), false, None),
+        (json!("on"), true, None),
+        (json!("false"), true, Some("is not on or off: taken as on")),
+        (json!(false), true, Some("it is ignored")),
+    ] {
+        let (update, problems) = annotated(value);
+        let Update::Service(service) = update else { panic!("{update:?}") };
+        assert_eq!(service.fast_path, expected);
+        assert_eq!(problems.len(), usize::from(problem.is_some()), "{problems:?}");
+        assert!(problem.is_none_or(|problem| problems[0].contains(problem)), "{problems:?}");
+    }
+    assert!(good_service(json!({})).fast_path);
+}
+
+#[test]
 fn session_affinity() {
     let affinity = |spec: Value| good_service(json!({"spec": spec})).affinity.map(NonZeroU32::get);
     let timeout = |seconds: Value| json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": seconds}}});

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use compiler::{Compiler, FlowCheck, Mark, NodePorts, Options};
+use compiler::{Compiler, FlowCheck, Mark, NodePorts, Offloads, Options};
 use model::{
     Endpoint, EndpointSlice, Family, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
     SlicePort, TrafficPolicy,
@@ -289,7 +289,7 @@ impl Harness {
                 pods: None,
                 node_address: None,
                 node_ports: if family == Family::V4 { node_ports(&["192.0.2.10"]) } else { NodePorts::Any },
-                offloads: true,
+                offloads: Offloads::ClusterIps,
             });
             let shared = kernels.get(family).clone();
             let committer = TestCommitter { family, shared, commits: commits_in.clone() };
@@ -380,6 +380,7 @@ pub(super) fn service_over(protocol: Protocol, name: &str) -> Update {
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
         affinity: None,
+        fast_path: true,
         source_ranges: Vec::new(),
         ports: vec![port],
     })
