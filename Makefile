@@ -41,6 +41,7 @@ build: need-libraries ## The kube-proxy binary, in target/release.
 lint: need-cargo ## Format and clippy.
 	cargo fmt --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	cargo clippy --package e2e --test fastpath --quiet -- -D warnings
 
 unit: need-cargo
 	cargo build --quiet -p proxy

@@ -8,5 +8,6 @@ mod invalidation;
 mod long;
 mod offload;
 mod switching;
+#[allow(dead_code, reason = "shared with the other tests, which use all of it")]
 #[path = "../it/world.rs"]
 mod world;

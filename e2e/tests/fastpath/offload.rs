@@ -1,12 +1,15 @@
 //! Which connections are offloaded, when, and what comes of them.
 
+use std::net::SocketAddr;
+
 use e2e::Settings;
 use model::Family;
+use testing::netns::Cluster;
 use testing::traffic::{Flow, Refusal, Stream};
 
 use crate::forwarded::Forwarded;
 use crate::long::{address, ask, exchange, world};
-use crate::world::{HTTP, everything, ways};
+use crate::world::{HTTP, everything, external_ip, node_port};
 
 #[test]
 fn long_connections_leave_the_slow_path_at_the_threshold_and_not_before() {
@@ -44,7 +47,7 @@ fn translation_stays_right_where_the_client_is_masqueraded() {
     let forwarded = Forwarded::count(&world.cluster.node);
     for family in Family::ALL {
         let mut stream = Stream::open(&world.cluster.client, None, address(family, 80)).unwrap();
-        assert_eq!(stream.reply().seen_source.ip(), testing::netns::Cluster::gateway_address(family), "masqueraded");
+        assert_eq!(stream.reply().seen_source.ip(), Cluster::gateway_address(family), "masqueraded");
         exchange(&mut stream, 50);
         forwarded.take();
         exchange(&mut stream, 50);
@@ -124,15 +127,12 @@ fn other_frontends_take_part_where_that_is_wanted_and_services_opt_out() {
     let forwarded = Forwarded::count(&cluster.node);
     let [v4, v6] = world.slices("all", &[HTTP], &[(0, "l")]);
     world.apply(&[&everything("all", 2), &v4, &v6]);
-    let mut streams: Vec<_> = Family::ALL
-        .into_iter()
-        .flat_map(|family| ways(family, 2))
-        .skip(1)
-        .step_by(2)
-        .collect::<Vec<_>>()
-        .into_iter()
-        .map(|(_, to)| Stream::open(&cluster.client, None, to.address()).unwrap())
-        .collect();
+    let frontends = |family| {
+        let node_port: SocketAddr = (Cluster::node_address(family), node_port(2)).into();
+        [(external_ip(family, 2), 80).into(), node_port]
+    };
+    let opened = Family::ALL.into_iter().flat_map(frontends);
+    let mut streams: Vec<_> = opened.map(|to| Stream::open(&cluster.client, None, to).unwrap()).collect();
     streams.iter_mut().for_each(|stream| exchange(stream, 30));
     forwarded.take();
     streams.iter_mut().for_each(|stream| exchange(stream, 10));
