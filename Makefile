@@ -51,8 +51,8 @@ KERNELS := 6.1 6.12
 
 fastpath: need-root setup vm ## The tests of the fast path, on other kernels in a VM.
 	cargo build --quiet -p proxy
-	@test=$$(cargo test --quiet -p e2e --test fastpath --no-run --message-format=json | \
-	    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | grep /fastpath-); \
+	@test=$$(cargo test --quiet -p e2e --test fastpath --no-run --message-format=json-render-diagnostics | \
+	    sed -n 's/.*"name":"fastpath".*"executable":"\([^"]*\)".*/\1/p'); \
 	for kernel in $(KERNELS); do echo "kernel $$kernel:"; vm/run $$kernel "$$test" --test-threads=2; done
 
 vm: need-root ## Gets Debian's kernels, QEMU and virtme-ng, into target/vm.
