@@ -65,8 +65,13 @@ impl Compiler {
         let selection = select(service, port, family, &endpoints, state.zone());
         let rules = PortRules::wanted(service, port, &self.options, selection)?;
         let claim = Claim { created: service.created, port: service.port_name(port) };
-        let serving = self.serving(port.protocol, &endpoints);
-        Some(Port { claim, rules, lost: Vec::new(), fingerprint: Fingerprint::of(&serving), serving })
+        let mut serving = self.serving(port.protocol, &endpoints);
+        let fingerprint = Fingerprint::of(&serving);
+        // Nobody asks for those of a TCP port that is new, and at the start all are.
+        if port.protocol == Protocol::Tcp && !self.programmed.contains_key(&service.name) {
+            serving.clear();
+        }
+        Some(Port { claim, rules, lost: Vec::new(), fingerprint, serving })
     }
 
     /// Endpoints that flows may stay with; none where flows are not looked at.
