@@ -118,6 +118,10 @@ fn external_policy_local_keeps_the_source_and_the_node() {
             (POD, NODE_IP, 3001, "10.180.0.1:80, 10.180.2.1:80"),
             (OUTSIDE, NODE_IP, 3001, "10.180.0.1:80"),
             (NODE_IP, NODE_IP, 3001, "10.180.0.1:80 masq, 10.180.2.1:80 masq"),
+            // An endpoint that comes back to itself has to see another source than its own.
+            ("10.180.0.1", EXTERNAL, 80, "10.180.0.1:80 masq, 10.180.2.1:80"),
+            ("10.180.0.1", LB, 80, "10.180.0.1:80 masq, 10.180.2.1:80"),
+            ("10.180.0.1", NODE_IP, 3001, "10.180.0.1:80 masq, 10.180.2.1:80"),
         ]);
 }
 
@@ -151,7 +155,10 @@ fn internal_policy_local() {
         (&[], "reject"),
     ];
     for (endpoints, expected) in cases {
-        world(endpoints).check(&[(POD, "172.30.0.41", 80, expected)]);
+        let mut world = world(endpoints);
+        world.check(&[(POD, "172.30.0.41", 80, expected)]);
+        world.apply([slice("web", 80, &[])]);
+        world.check(&[(POD, "172.30.0.41", 80, "reject")]);
     }
 }
 

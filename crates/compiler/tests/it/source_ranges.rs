@@ -51,6 +51,7 @@ fn where_the_node_may_connect_the_load_balancers_addresses_may_too() {
     let with_node = world(&["192.168.0.0/24", "203.0.113.0/25"]);
     with_node.check(&[
         (NODE[0], LB[0], 80, MASQUERADED),
+        (NODE[0], LB[1], 80, MASQUERADED),
         (LB[0], LB[0], 80, MASQUERADED),
         (LB[1], LB[1], 80, MASQUERADED),
     ]);
