@@ -44,8 +44,8 @@ const DNS: (Protocol, u16) = (Protocol::Udp, 53);
 /// The fast path of one family.
 ///
 /// A connection is offloaded when more than so many packets of it have been seen, both directions together, if its client used a
-/// ClusterIP, or another frontend where that is wanted, and if both devices that it passes are among those of the flowtable. From then on its packets go from the one device
-/// to the other, translated, and see none of the hooks in between.
+/// ClusterIP, or another frontend where that is wanted, and if both devices that it passes are among those of the flowtable. From then
+/// on its packets go from the one device to the other, translated, and see none of the hooks in between.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FastPath {
     /// The family of the table.

@@ -26,6 +26,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot set up its world has failed")]
 
 mod affinity;
+mod fastpath;
 mod histories;
 mod packets;
 mod reconcile;

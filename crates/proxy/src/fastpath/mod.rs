@@ -102,7 +102,9 @@ pub(crate) fn start(
 async fn remove(monitor: &Monitor, mut news: UnboundedReceiver<(Family, News)>) -> Result<()> {
     let mut kernel = NfTables::open()?.known_to(monitor)?;
     while let Some((family, _)) = news.recv().await {
-        part::remove(family, &mut kernel)?;
+        if let Err(error) = part::remove(family, &mut kernel) {
+            warn!(%family, "the fast path of an earlier start is still there, and tried again with the next sync of everything: {error:#}");
+        }
     }
     Ok(())
 }

@@ -86,11 +86,8 @@ impl Part {
                     self.recovered();
                     return Ok(Synced { members, changed, races });
                 }
-                Err(error) if races + 1 < TRIES && is_race(&error) => {
-                    races += 1;
-                    // Not known any more to be what it was taken for.
-                    self.declared = None;
-                }
+                // Nothing of the transaction has happened, so that what is known stays true.
+                Err(error) if races + 1 < TRIES && is_race(&error) => races += 1,
                 Err(error) => {
                     self.declared = None;
                     return Err(error);
