@@ -27,6 +27,7 @@
 
 mod affinity;
 mod fastpath;
+mod flow_checks;
 mod histories;
 mod packets;
 mod reconcile;

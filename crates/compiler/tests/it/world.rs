@@ -1,10 +1,13 @@
 //! A node on which Services can be set up and packets traced.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::IpAddr;
+use std::sync::LazyLock;
 use std::time::SystemTime;
 
 use compiler::{Compiler, Fate, Mark, NodePorts, Offloads, Options, Packet, Pods, Tracer};
+use ipnet::IpNet;
 use model::{
     Endpoint, EndpointSlice, Family, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
     SlicePort, State, TrafficPolicy, Update,
@@ -17,6 +20,12 @@ pub(crate) const NODE: [&str; 4] = ["192.168.0.2", "192.168.1.2", "2001:db8::1",
 pub(crate) const POD: &str = "10.0.0.2";
 /// A client outside the cluster.
 pub(crate) const OUTSIDE: &str = "203.0.113.9";
+
+/// Which interface of the node packets from an address come in by. Those that the node sends come in by none.
+static INTERFACES: LazyLock<Vec<(IpNet, &str)>> = LazyLock::new(|| {
+    let list = [("10.0.0.0/8", "cni0"), ("fd00::/8", "cni0"), ("203.0.113.0/24", "eth0"), ("2001:db8:9::/48", "eth0")];
+    list.map(|(prefix, interface)| (prefix.parse().unwrap(), interface)).to_vec()
+});
 
 /// One node: state, compiler and kernel of one family.
 pub(crate) struct World {
@@ -73,15 +82,14 @@ impl World {
     /// Asks a tracer of the table.
     pub(crate) fn tracer<T>(&self, ask: impl FnOnce(Tracer<'_>) -> T) -> T {
         let node: Vec<_> = NODE.iter().map(|address| ip(address)).collect();
-        ask(Tracer::new(self.table(), &node))
+        ask(Tracer::new(self.table(), &node).with_interfaces(&INTERFACES))
     }
 
     /// What becomes of a packet, as text: endpoints in order, ` masq` behind those that see an address of the node.
     pub(crate) fn trace(&self, source: &str, destination: &str, protocol: Protocol, port: u16) -> String {
         let packet = Packet { source: ip(source), destination: ip(destination), protocol, port };
         let fates = self.tracer(|tracer| tracer.trace(packet));
-        let texts: Vec<_> = fates.iter().map(text).collect();
-        texts.join(", ")
+        shown(&fates)
     }
 
     /// Checks TCP packets: source, destination, port, expected fate.
@@ -97,12 +105,14 @@ impl World {
     }
 }
 
-fn text(fate: &Fate) -> String {
-    match fate {
+/// Fates as text.
+pub(crate) fn shown(fates: &BTreeSet<Fate>) -> String {
+    let text = |fate: &Fate| match fate {
         Fate::Delivered { to, masqueraded } => format!("{to}{}", if *masqueraded { " masq" } else { "" }),
         Fate::Rejected => "reject".to_owned(),
         Fate::Dropped => "drop".to_owned(),
-    }
+    };
+    fates.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
 /// The default configuration: pods in 10.0.0.0/8 or fd00::/8, NodePorts on the node's first address.
@@ -154,7 +164,7 @@ pub(crate) fn tcp(name: &str, number: u16) -> ServicePort {
 }
 
 /// An endpoint slice of `ns/service` for the port `p80`: address, and flags out of `l`ocal, not ready (`-`),
-/// `t`erminating (serving), `d`ead (terminating, not serving).
+/// not ready but `s`erving, `t`erminating (serving), `d`ead (terminating, not serving).
 pub(crate) fn slice(service: &str, target: u16, endpoints: &[(&str, &str)]) -> Update {
     let endpoints: Vec<_> = endpoints.iter().map(|(address, flags)| endpoint(address, flags)).collect();
     let family = endpoints.first().map_or(Family::V4, |endpoint| Family::of(endpoint.address));
@@ -172,7 +182,7 @@ pub(crate) fn endpoint(address: &str, flags: &str) -> Endpoint {
     let has = |flag| flags.contains(flag);
     Endpoint {
         address: ip(address),
-        ready: !has('-') && !has('t') && !has('d'),
+        ready: !['-', 's', 't', 'd'].into_iter().any(has),
         serving: !has('-') && !has('d'),
         terminating: has('t') || has('d'),
         local: has('l'),
