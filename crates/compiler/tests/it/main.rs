@@ -35,5 +35,6 @@ mod rules;
 mod service_cidrs;
 mod shape;
 mod source_ranges;
+mod topology;
 mod upkeep;
 mod world;
