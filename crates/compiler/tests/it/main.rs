@@ -29,6 +29,7 @@ mod affinity;
 mod fastpath;
 mod flow_checks;
 mod histories;
+mod masquerade;
 mod packets;
 mod reconcile;
 mod rules;

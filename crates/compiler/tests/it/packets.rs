@@ -220,39 +220,6 @@ fn node_ports_are_open_where_the_configuration_says() {
     ]);
 }
 
-/// Contract §12.1, InternalExternalMasquerade: with and without a way to tell pods, with and without masqueradeAll.
-#[test]
-fn who_is_masqueraded() {
-    let world = |masquerade_all, knows_pods: bool| {
-        let options = options(V4);
-        let pods = options.pods.clone().filter(|_| knows_pods);
-        let mut local = everything("local");
-        local.external_policy = TrafficPolicy::Local;
-        World::new(Options { masquerade_all, pods, ..options })
-            .with([Update::Service(local), slice("local", 80, &[("10.180.0.1", "l"), ("10.180.2.1", "")])])
-    };
-    let both = "10.180.0.1:80, 10.180.2.1:80";
-    let both_masq = "10.180.0.1:80 masq, 10.180.2.1:80 masq";
-    let local = "10.180.0.1:80";
-    // masqueradeAll, pods known: pod, node, outside to the ClusterIP; pod to the NodePort.
-    let expected = [
-        (false, true, [both, both_masq, both_masq, both]),
-        (false, false, [both, both, both, local]),
-        (true, true, [both_masq, both_masq, both_masq, both]),
-        (true, false, [both_masq, both_masq, both_masq, local]),
-    ];
-    for (all, knows_pods, [pod, node, outside, pod_to_node_port]) in expected {
-        world(all, knows_pods).check(&[
-            (POD, "172.30.0.41", 80, pod),
-            (NODE_IP, "172.30.0.41", 80, node),
-            (OUTSIDE, "172.30.0.41", 80, outside),
-            (POD, NODE_IP, 3001, pod_to_node_port),
-            (NODE_IP, NODE_IP, 3001, both_masq),
-            (OUTSIDE, NODE_IP, 3001, local),
-        ]);
-    }
-}
-
 #[test]
 fn ipv6_is_the_same() {
     let mut web = with_node_port(service("web", "fd00:30::41"), 3001);
