@@ -37,5 +37,6 @@ mod service_cidrs;
 mod shape;
 mod source_ranges;
 mod topology;
+mod tracing;
 mod upkeep;
 mod world;
