@@ -157,6 +157,39 @@ mod tests {
         assert!(!checks.is_stale(Protocol::Udp, &flow(17, "10.96.0.10:53", "10.1.0.2:5354"), &own()));
     }
 
+    /// TCP and UDP of one address and port are different frontends, and of each only its own flows are looked at.
+    #[test]
+    fn each_protocol_has_its_own_checks() {
+        let tcp = |frontend: Frontend| match frontend {
+            Frontend::Address { address, port, .. } => Frontend::Address { address, protocol: Protocol::Tcp, port },
+            Frontend::NodePort { port, .. } => Frontend::NodePort { protocol: Protocol::Tcp, port },
+        };
+        let (cluster_ip, node_port) = (at("10.96.0.10:53"), node_port(30053));
+        let both = checks(&[
+            (cluster_ip, &[SERVING]),
+            (tcp(cluster_ip), &[ALSO_SERVING]),
+            (node_port, &[SERVING]),
+            (tcp(node_port), &[]),
+        ]);
+        for (protocol, to, answers, stale) in [
+            (Protocol::Udp, "10.96.0.10:53", SERVING, false),
+            (Protocol::Udp, "10.96.0.10:53", ALSO_SERVING, true),
+            (Protocol::Tcp, "10.96.0.10:53", SERVING, true),
+            (Protocol::Tcp, "10.96.0.10:53", ALSO_SERVING, false),
+            (Protocol::Udp, "192.0.2.10:30053", SERVING, false),
+            (Protocol::Tcp, "192.0.2.10:30053", SERVING, true),
+        ] {
+            let flow = flow(protocol.number(), to, answers);
+            assert_eq!(both.is_stale(protocol, &flow, &own()), stale, "{protocol} to {to}, {answers} answers");
+            let other = if protocol == Protocol::Udp { Protocol::Tcp } else { Protocol::Udp };
+            assert!(!both.is_stale(other, &flow, &own()), "{other} is asked for, it is {protocol}");
+        }
+        assert_eq!(both.protocols().collect::<Vec<_>>(), [Protocol::Udp, Protocol::Tcp]);
+        let of_tcp = checks(&[(tcp(cluster_ip), &[])]);
+        assert_eq!(of_tcp.protocols().collect::<Vec<_>>(), [Protocol::Tcp]);
+        assert!(!of_tcp.is_stale(Protocol::Udp, &flow(17, "10.96.0.10:53", GONE), &own()));
+    }
+
     /// Other hosts may use the number of a NodePort for something else, and flows to them pass through this node.
     #[test]
     fn a_node_port_is_one_of_the_nodes_own_addresses() {

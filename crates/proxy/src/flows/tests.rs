@@ -19,16 +19,17 @@ const FRONTEND: &str = "10.96.0.10:53";
 /// Flows that tests look into. A reconciler waits in each list until a test says how that ends.
 struct Scripted {
     flows: Vec<Flow>,
-    /// Says that a list begins, of which family, and which flows are stale in it.
-    lists: Sender<(ruleset::Family, Vec<Flow>)>,
+    /// Says that a list begins, of which flows, and which of them are stale.
+    lists: Sender<(Flows, Vec<Flow>)>,
     ends: Receiver<io::Result<Tally>>,
 }
 
 impl Connections for Scripted {
     fn delete(&mut self, flows: Flows, is_stale: &mut dyn FnMut(&Flow) -> bool) -> io::Result<Tally> {
-        assert_eq!(flows.protocol, 17);
-        let stale = self.flows.iter().copied().filter(is_stale).collect();
-        self.lists.send((flows.family, stale)).unwrap();
+        // As the kernel's: what is not asked for is not listed.
+        let is_asked_for = |flow: &Flow| flow.protocol == flows.protocol && (flow.is_offloaded || !flows.offloaded);
+        let stale = self.flows.iter().copied().filter(|flow| is_asked_for(flow) && is_stale(flow)).collect();
+        self.lists.send((flows, stale)).unwrap();
         // Once the test is over, all is well.
         self.ends.recv().unwrap_or_else(|_| done(0))
     }
@@ -36,7 +37,7 @@ impl Connections for Scripted {
 
 struct Harness {
     reconciler: Arc<Reconciler>,
-    lists: Receiver<(ruleset::Family, Vec<Flow>)>,
+    lists: Receiver<(Flows, Vec<Flow>)>,
     ends: Sender<io::Result<Tally>>,
     metrics: Arc<Metrics>,
 }
@@ -54,9 +55,16 @@ impl Harness {
         Self { reconciler: Arc::new(reconciler), lists, ends, metrics }
     }
 
-    /// The next list: its family and what is stale.
-    fn list(&self) -> (ruleset::Family, Vec<Flow>) {
+    /// The next list: of which flows, and which are stale.
+    fn asked(&self) -> (Flows, Vec<Flow>) {
         self.lists.recv_timeout(PATIENCE).expect("flows are listed")
+    }
+
+    /// The next list, of UDP: its family and what is stale.
+    fn list(&self) -> (ruleset::Family, Vec<Flow>) {
+        let (flows, stale) = self.asked();
+        assert_eq!((flows.protocol, flows.offloaded), (17, false));
+        (flows.family, stale)
     }
 
     /// Waits until a metric has this value.
@@ -77,10 +85,13 @@ fn socket(socket: &str) -> SocketAddr {
     socket.parse().unwrap()
 }
 
+fn frontend(socket: &str, protocol: Protocol) -> Frontend {
+    let socket = self::socket(socket);
+    Frontend::Address { address: socket.ip(), protocol, port: PortNumber::new(socket.port()).unwrap() }
+}
+
 fn check(frontend: &str, serving: &[&str]) -> FlowCheck {
-    let frontend = socket(frontend);
-    let port = PortNumber::new(frontend.port()).unwrap();
-    let frontend = Frontend::Address { address: frontend.ip(), protocol: Protocol::Udp, port };
+    let frontend = self::frontend(frontend, Protocol::Udp);
     FlowCheck { frontend, serving: serving.iter().copied().map(socket).collect() }
 }
 
@@ -99,6 +110,36 @@ fn flow(destination: &str, answers: &str) -> Flow {
         reply: Tuple { source: socket(answers), destination: client },
         id: 1,
     }
+}
+
+/// Of TCP, connections that follow the rules end by themselves or with their endpoint: only those in a flowtable are listed. Of
+/// UDP, all are.
+#[test]
+fn tcp_flows_are_looked_at_where_they_are_in_a_flowtable_and_udp_flows_wherever_they_are() {
+    let gone = |protocol, is_offloaded| Flow { protocol, is_offloaded, ..flow(FRONTEND, "10.1.0.1:5353") };
+    let harness = Harness::new(&[gone(17, false), gone(17, true), gone(6, false), gone(6, true), gone(132, true)]);
+    let [udp, tcp] = [(17, false), (6, true)].map(|(protocol, offloaded)| Flows {
+        family: ruleset::Family::Ip,
+        protocol,
+        offloaded,
+    });
+    let (udp_stale, tcp_stale) = (vec![gone(17, false), gone(17, true)], vec![gone(6, true)]);
+    let of_udp = check(FRONTEND, &["10.1.0.2:5353"]);
+    let of_tcp = FlowCheck { frontend: frontend(FRONTEND, Protocol::Tcp), serving: BTreeSet::new() };
+    let of_sctp = FlowCheck { frontend: frontend(FRONTEND, Protocol::Sctp), serving: BTreeSet::new() };
+    for (checks, expected) in [
+        (vec![of_udp.clone()], vec![(udp, udp_stale.clone())]),
+        (vec![of_tcp.clone()], vec![(tcp, tcp_stale.clone())]),
+        (vec![of_tcp, of_sctp, of_udp], vec![(udp, udp_stale), (tcp, tcp_stale)]),
+    ] {
+        harness.reconciler.check(Family::V4, checks);
+        for list in expected {
+            assert_eq!(harness.asked(), list);
+            harness.ends.send(done(0)).unwrap();
+        }
+    }
+    // Of the stale ones, those that were in a flowtable are told apart: one of UDP and one of TCP, each twice.
+    harness.wait_metric(r#"kubeproxy_fastpath_invalidated_flows_total{reason="endpoint"} 4"#);
 }
 
 #[test]
