@@ -125,6 +125,23 @@ mod tests {
         assert_eq!(addresses.node_ports(Family::V4, &NodePortAddresses::Any, &local), NodePorts::Any);
     }
 
+    /// As in kube-proxy, what names one family only says nothing about the other, and a prefix of every address is no limit.
+    #[test]
+    fn prefixes_limit_the_families_that_they_are_of() {
+        let local = ips(&["192.0.2.10", "198.51.100.1", "2001:db8::10", "2001:db8:1::10", "::1"]);
+        let addresses = NodeAddresses::new(&local[..1], &Config::default());
+        let limits = |prefixes: &[&str]| {
+            let cidrs = NodePortAddresses::Cidrs(prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect());
+            Family::ALL.map(|family| addresses.node_ports(family, &cidrs, &local))
+        };
+        let v4 = || only(&["192.0.2.10"]);
+        assert_eq!(limits(&["192.0.2.0/24"]), [v4(), NodePorts::Any]);
+        assert_eq!(limits(&["2001:db8::/48"]), [NodePorts::Any, only(&["2001:db8::10"])]);
+        assert_eq!(limits(&["192.0.2.0/24", "2001:db8::/32"]), [v4(), only(&["2001:db8::10", "2001:db8:1::10"])]);
+        assert_eq!(limits(&["192.0.2.0/24", "::/0"]), [v4(), NodePorts::Any]);
+        assert_eq!(limits(&["203.0.113.0/24", "::1/128"]), [only(&[]), only(&[])], "none of the node's, and loopback");
+    }
+
     #[test]
     fn the_node_is_guessed_to_be_where_the_default_route_leads_out() {
         use testing::netns::{Cluster, Namespace};
