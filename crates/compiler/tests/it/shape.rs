@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use model::{Family, Protocol, ServiceName, TrafficPolicy, Update};
-use ruleset::{FakeTable, Op};
+use ruleset::{FakeTable, Op, Transaction};
 
 use crate::world::{POD, World, ip, options, port, service, slice};
 
@@ -46,10 +46,65 @@ fn a_change_touches_only_its_own_elements() {
     let replaced = apply(&[("10.0.9.1", ""), ("10.0.9.3", "")]);
     assert_eq!(replaced.len(), 3 * 2, "{replaced}");
     let added = apply(&[("10.0.9.0", ""), ("10.0.9.1", ""), ("10.0.9.3", "")]);
-    let elements = |op: &&Op| matches!(op, Op::AddElements { .. } | Op::DeleteElements { .. });
-    assert_eq!(added.ops.iter().filter(elements).map(Op::len).sum::<usize>(), 3 * (1 + 2), "{added}");
+    // Each leads to another number of endpoints, and has one more. Those with three are the first of their kinds: four chains of two
+    // rules, a set and its rule.
+    assert_eq!(counts(&added), (3, 3 * 2, 4 * 3 + 2), "{added}");
     let unready = apply(&[("10.0.9.0", ""), ("10.0.9.1", "-"), ("10.0.9.3", "")]);
     assert_eq!(unready.len(), 3 * (2 + 1 + 2), "the last takes the place of the one that left: {unready}");
+}
+
+/// kube-proxy's SyncProxyRulesRepeated (contract §12.1): what each change writes, as elements deleted, elements added, and other
+/// operations. kube-proxy's are more where it has chains of the Service, which are written anew and deleted later.
+#[test]
+fn each_change_of_a_sequence_writes_what_it_changes() {
+    let with = |name: &str, last: u8| Update::Service(service(name, &format!("172.30.0.{last}")));
+    let ends = |name: &str, ends: &[&str]| slice(name, 80, &ends.iter().map(|end| (*end, "l")).collect::<Vec<_>>());
+    let mut world = World::new(options(Family::V4));
+    let mut steps = vec![
+        // Each a ClusterIP, the frontend, the endpoint and its hairpin; and where frontends with one endpoint are kept, with its rule.
+        (
+            "two Services",
+            vec![with("s1", 1), ends("s1", &["10.0.1.1"]), with("s2", 2), ends("s2", &["10.0.2.1"])],
+            (0, 8, 2),
+        ),
+        ("another, with its endpoint", vec![with("s3", 3), ends("s3", &["10.0.3.1"])], (0, 4, 0)),
+        ("one is deleted", vec![Update::ServiceGone(ServiceName::new("ns", "s2"))], (4, 0, 0)),
+        ("its endpoints are as well", vec![Update::SliceGone(ServiceName::new("ns", "s2-slice"))], (0, 0, 0)),
+        ("one without endpoints: ClusterIP and refusal", vec![with("s4", 4)], (0, 2, 0)),
+        ("then its endpoint: no refusal any more", vec![ends("s4", &["10.0.4.1"])], (1, 3, 0)),
+        ("the endpoint gets another address", vec![ends("s4", &["10.0.4.2"])], (2, 2, 0)),
+        // The first of two endpoints: a chain of two rules, a set and the rule that leads from it to the chain.
+        ("a second endpoint", vec![ends("s4", &["10.0.4.2", "10.0.4.3"])], (1, 3, 5)),
+        ("a second endpoint of another", vec![ends("s3", &["10.0.3.1", "10.0.3.2"])], (1, 3, 0)),
+    ];
+    let full = || ("all are back", vec![ends("s4", &["10.0.4.2", "10.0.4.3"])], (1, 5, 0));
+    steps.extend([("all endpoints go", vec![ends("s4", &[])], (5, 1, 0)), full()]);
+    steps.extend([("all go, and it is swept", vec![ends("s4", &[])], (5, 1, 0)), ("", vec![], (0, 0, 0)), full()]);
+    steps.push(("no change", vec![with("s4", 4), ends("s4", &["10.0.4.3", "10.0.4.2"])], (0, 0, 0)));
+    for (name, change, expected) in steps {
+        let sweeps = change.is_empty();
+        let written = world.apply(change);
+        assert_eq!(counts(&written), expected, "{name}: {written}");
+        assert_eq!(written.len(), expected.0 + expected.1 + expected.2);
+        if sweeps {
+            let swept = [world.compiler.sweep(), world.compiler.sweep()];
+            assert!(swept.iter().all(Transaction::is_empty), "no chain is a Service's");
+        }
+    }
+}
+
+/// Elements deleted, elements added, and other operations.
+fn counts(transaction: &Transaction) -> (usize, usize, usize) {
+    let (mut deleted, mut added, mut others) = (0, 0, 0);
+    for op in &transaction.ops {
+        let count = match op {
+            Op::DeleteElements { .. } => &mut deleted,
+            Op::AddElements { .. } => &mut added,
+            _ => &mut others,
+        };
+        *count += op.len();
+    }
+    (deleted, added, others)
 }
 
 #[test]
