@@ -217,6 +217,48 @@ fn policy_local_with_affinity() {
     world.check(&[(OUTSIDE, LB, 80, "10.180.0.3:80"), (POD, LB, 80, "10.180.0.2:80")]);
 }
 
+/// Source ranges come before what is remembered, and policies decide among whom a client is remembered. Of policies, internal and
+/// external: what a pod sees of the ClusterIP, a client outside and one in no range of the NodePort, and the first of the load
+/// balancer, at first; then what each sees once it was sent to the endpoint that it may use last.
+#[test]
+fn affinity_with_policies_and_source_ranges() {
+    use TrafficPolicy::{Cluster, Local};
+    const BLOCKED: &str = "203.0.113.130";
+    let ends = [("10.180.0.1", "l"), ("10.180.0.2", "l"), ("10.180.0.3", "")];
+    let (local, all) = ("10.180.0.1:80, 10.180.0.2:80", "10.180.0.1:80, 10.180.0.2:80, 10.180.0.3:80");
+    let masq = "10.180.0.1:80 masq, 10.180.0.2:80 masq, 10.180.0.3:80 masq";
+    for (internal, external, inside, outside) in [
+        (Cluster, Cluster, (all, "10.180.0.3"), (masq, "10.180.0.3")),
+        (Cluster, Local, (all, "10.180.0.3"), (local, "10.180.0.2")),
+        (Local, Cluster, (local, "10.180.0.2"), (masq, "10.180.0.3")),
+        (Local, Local, (local, "10.180.0.2"), (local, "10.180.0.2")),
+    ] {
+        let source_ranges = vec!["203.0.113.0/25".parse().unwrap()];
+        let web = Service { internal_policy: internal, external_policy: external, source_ranges, ..sticky(10_800) };
+        let mut world = World::new(options(Family::V4)).with([Update::Service(web), slice("web", 80, &ends)]);
+        let ways = [
+            (POD, CLUSTER_IP, 80, inside),
+            (OUTSIDE, NODE[0], 3001, outside),
+            (BLOCKED, NODE[0], 3001, outside),
+            (OUTSIDE, LB, 80, outside),
+        ];
+        let dropped = [(BLOCKED, LB, 80, "drop"), (POD, LB, 80, "drop"), (NODE[0], LB, 80, "drop")];
+        world.check(&ways.map(|(from, to, port, (any, _))| (from, to, port, any)));
+        world.check(&dropped);
+
+        let known = ways.map(|(from, to, port, (_, endpoint))| note(from, to, port, endpoint));
+        let of_dropped = dropped.map(|(from, to, port, _)| note(from, to, port, "10.180.0.1"));
+        remember(&mut world, &[&known[..], &of_dropped].concat());
+        let suffix = |shown: &str| if shown.ends_with("masq") { ":80 masq" } else { ":80" };
+        let stays = ways.map(|(_, _, _, (any, endpoint))| format!("{endpoint}{}", suffix(any)));
+        let stays: Vec<_> =
+            ways.iter().zip(&stays).map(|((from, to, port, _), end)| (*from, *to, *port, end.as_str())).collect();
+        world.check(&stays);
+        world.check(&dropped);
+        world.check(&[("203.0.113.10", LB, 80, outside.0), ("10.0.0.3", CLUSTER_IP, 80, inside.0)]);
+    }
+}
+
 #[test]
 fn everything_compiled_anew_still_guards_against_endpoints_that_left() {
     let mut world = world();

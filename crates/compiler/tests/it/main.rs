@@ -30,6 +30,7 @@ mod fastpath;
 mod flow_checks;
 mod histories;
 mod masquerade;
+mod node_ports;
 mod packets;
 mod reconcile;
 mod rules;

@@ -1,7 +1,6 @@
 //! What packets see: tables of cases over the packet tracer, after contract §5.7 and §12.1.
 
 use crate::world::{NODE, OUTSIDE, POD, World, ip, options, port, service, slice, tcp};
-use compiler::{NodePorts, Options};
 use model::{Family, PerFamily, Protocol, Service, ServicePort, TrafficPolicy, Update};
 use ruleset::{Op, Transaction};
 
@@ -198,26 +197,6 @@ fn terminating_endpoints_serve_where_no_other_does() {
             (unusable, "reject", "reject"),
         ],
     );
-}
-
-#[test]
-fn node_ports_are_open_where_the_configuration_says() {
-    let at = |node_ports| {
-        World::new(Options { node_ports, ..options(V4) }).with([
-            Update::Service(with_node_port(service("web", "172.30.0.41"), 3001)),
-            slice("web", 80, &[("10.180.0.1", "")]),
-        ])
-    };
-    at(NodePorts::Only([ip(NODE[0])].into()))
-        .check(&[(OUTSIDE, NODE[0], 3001, "10.180.0.1:80 masq"), (OUTSIDE, NODE[1], 3001, "192.168.1.2:3001")]);
-    at(NodePorts::Only([ip(NODE[0]), ip(NODE[1])].into()))
-        .check(&[(OUTSIDE, NODE[0], 3001, "10.180.0.1:80 masq"), (OUTSIDE, NODE[1], 3001, "10.180.0.1:80 masq")]);
-    at(NodePorts::Any).check(&[
-        (OUTSIDE, NODE[0], 3001, "10.180.0.1:80 masq"),
-        (OUTSIDE, NODE[1], 3001, "10.180.0.1:80 masq"),
-        (NODE[0], "127.0.0.1", 3001, "127.0.0.1:3001"),
-        (OUTSIDE, "192.0.2.77", 3001, "192.0.2.77:3001"),
-    ]);
 }
 
 #[test]
