@@ -214,13 +214,48 @@ fn external_and_load_balancer_addresses() {
         {"hostname": "lb.example"}, {"ip": ""},
     ]);
     let service = good_service(json!({"status": {"loadBalancer": {"ingress": ingress}}}));
-    assert_eq!(service.load_balancer_ips.len(), 2);
+    let expected = ["198.51.100.1", "198.51.100.2"].map(|ip| ip.parse::<std::net::IpAddr>().unwrap());
+    assert_eq!(service.load_balancer_ips, expected);
     for bad in [json!({"ip": "x"}), json!({"ip": "1.2.3.4", "ipMode": "Magic"}), json!({"ip": 5}), json!([])] {
         let ingress = json!([bad, {"ip": "198.51.100.1"}]);
         let (service, problem) = odd_service(json!({"status": {"loadBalancer": {"ingress": ingress}}}));
         assert_eq!(service.load_balancer_ips.len(), 1);
         assert!(problem.starts_with("status.loadBalancer.ingress[0]"), "{problem}");
     }
+}
+
+/// kube-proxy's BadIPs: objects from before the API server was strict may have octets with leading zeros, which are decimal.
+#[test]
+fn zero_padded_addresses_are_read_as_decimal() {
+    let ips = |list: &[&str]| list.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<std::net::IpAddr>>();
+    let spec = json!({
+        "clusterIP": "172.030.000.041", "clusterIPs": ["172.030.000.041"],
+        "externalIPs": ["192.168.099.022", "192.168.99.22", "010.0.0.08"],
+        "loadBalancerSourceRanges": ["203.000.113.000/025"],
+    });
+    let ingress = json!([{"ip": "005.006.007.008"}, {"ip": "5.6.7.8"}, {"ip": "198.51.100.010", "ipMode": "VIP"}]);
+    let service = good_service(json!({"spec": spec, "status": {"loadBalancer": {"ingress": ingress}}}));
+    assert_eq!(service.cluster_ips.v4, Some("172.30.0.41".parse().unwrap()));
+    assert_eq!(service.external_ips, ips(&["192.168.99.22", "10.0.0.8"]), "each once, however it is written");
+    assert_eq!(service.load_balancer_ips, ips(&["5.6.7.8", "198.51.100.10"]));
+    assert_eq!(ranges(&service), ["203.0.113.0/25"]);
+}
+
+/// A load balancer may be known by a host name, alone or beside an address. It is no address, whatever it looks like.
+#[test]
+fn host_names_of_load_balancers_are_ignored() {
+    let addresses = |ingress: Value| {
+        let service =
+            good_service(json!({"spec": {"type": "LoadBalancer"}, "status": {"loadBalancer": {"ingress": ingress}}}));
+        service.load_balancer_ips.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let none = [""; 0];
+    assert_eq!(addresses(json!([{"hostname": "lb.example"}])), none);
+    assert_eq!(addresses(json!([{"hostname": "198.51.100.9"}])), none);
+    assert_eq!(addresses(json!([{"hostname": "lb.example", "ip": null}, {"hostname": "lb.example", "ip": ""}])), none);
+    assert_eq!(addresses(json!([{"hostname": "lb.example", "ip": "198.51.100.1"}])), ["198.51.100.1"]);
+    let with_others = json!([{"ip": "198.51.100.1"}, {"hostname": "lb.example"}, {"ip": "2001:db8::5"}, {}]);
+    assert_eq!(addresses(with_others), ["198.51.100.1", "2001:db8::5"]);
 }
 
 #[test]

@@ -96,6 +96,17 @@ fn a_bad_endpoint_costs_only_itself() {
     }
 }
 
+/// kube-proxy's BadIPs: leading zeros, as old objects may have them, are decimal.
+#[test]
+fn zero_padded_endpoint_addresses_are_read_as_decimal() {
+    let read =
+        |address: &str| good_slice(json!({"endpoints": [{"addresses": [address]}]})).endpoints[0].address.to_string();
+    assert_eq!(read("010.180.000.001"), "10.180.0.1");
+    assert_eq!(read("10.180.00.08"), "10.180.0.8");
+    let (slice, problem) = odd_slice(json!({"endpoints": [{"addresses": ["127.000.000.001"]}]}));
+    assert!(slice.endpoints.is_empty() && problem.contains("127.0.0.1 is a loopback address"), "{problem}");
+}
+
 #[test]
 fn slice_ports() {
     // The API server would fill in name and protocol.
