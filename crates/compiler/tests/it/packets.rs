@@ -45,6 +45,36 @@ fn cluster_ip() {
         ]);
 }
 
+/// Two Services with two ports of the same numbers between them: a number leads to the Service that has it at that address, and to
+/// both where they share the address.
+#[test]
+fn a_port_belongs_to_the_address_that_it_is_on() {
+    let with = |name: &str, cluster_ip: &str, port: u16| {
+        let mut service = service(name, cluster_ip);
+        service.ports = vec![tcp("p80", port)];
+        service.external_ips = vec![ip(EXTERNAL)];
+        service.load_balancer_ips = vec![ip(LB)];
+        Update::Service(service)
+    };
+    World::new(options(V4))
+        .with([
+            with("one", "172.30.0.41", 80),
+            slice("one", 81, &[("10.180.0.1", "")]),
+            with("two", "172.30.0.42", 81),
+            slice("two", 80, &[("10.180.0.2", "")]),
+        ])
+        .check(&[
+            (POD, "172.30.0.41", 80, "10.180.0.1:81"),
+            (POD, "172.30.0.42", 81, "10.180.0.2:80"),
+            (POD, "172.30.0.41", 81, "reject"),
+            (POD, "172.30.0.42", 80, "reject"),
+            (OUTSIDE, EXTERNAL, 80, "10.180.0.1:81 masq"),
+            (OUTSIDE, EXTERNAL, 81, "10.180.0.2:80 masq"),
+            (OUTSIDE, LB, 80, "10.180.0.1:81 masq"),
+            (OUTSIDE, LB, 81, "10.180.0.2:80 masq"),
+        ]);
+}
+
 #[test]
 fn one_port_number_of_three_protocols() {
     let mut dns = service("dns", "172.30.0.10");
@@ -178,13 +208,16 @@ fn terminating_endpoints_serve_where_no_other_does() {
     let ready: &[_] = &[("10.0.1.1", "l"), ("10.0.1.2", "lt"), ("10.0.1.3", "ld"), ("10.0.1.4", ""), ("10.0.1.5", "t")];
     let local_terminating: &[_] = &[("10.0.1.2", "lt"), ("10.0.1.3", "ld"), ("10.0.1.4", "")];
     let remote_terminating: &[_] = &[("10.0.1.3", "ld"), ("10.0.1.5", "t")];
-    let unusable: &[_] = &[("10.0.1.3", "ld"), ("10.0.1.6", "-")];
+    let all_terminating: &[_] =
+        &[("10.0.1.2", "lt"), ("10.0.1.3", "ld"), ("10.0.1.5", "t"), ("10.0.1.7", "lt"), ("10.0.1.8", "t")];
+    let unusable: &[_] = &[("10.0.1.3", "ld"), ("10.0.1.6", "-"), ("10.0.1.9", "ls")];
     check(
         TrafficPolicy::Local,
         &[
             (ready, "10.0.1.1:80, 10.0.1.4:80", "10.0.1.1:80"),
             (local_terminating, "10.0.1.4:80", "10.0.1.2:80"),
             (remote_terminating, "10.0.1.5:80", "drop"),
+            (all_terminating, "10.0.1.2:80, 10.0.1.5:80, 10.0.1.7:80, 10.0.1.8:80", "10.0.1.2:80, 10.0.1.7:80"),
             (unusable, "reject", "reject"),
         ],
     );
@@ -194,6 +227,11 @@ fn terminating_endpoints_serve_where_no_other_does() {
             (ready, "10.0.1.1:80, 10.0.1.4:80", "10.0.1.1:80 masq, 10.0.1.4:80 masq"),
             (&local_terminating[..2], "10.0.1.2:80", "10.0.1.2:80 masq"),
             (remote_terminating, "10.0.1.5:80", "10.0.1.5:80 masq"),
+            (
+                all_terminating,
+                "10.0.1.2:80, 10.0.1.5:80, 10.0.1.7:80, 10.0.1.8:80",
+                "10.0.1.2:80 masq, 10.0.1.5:80 masq, 10.0.1.7:80 masq, 10.0.1.8:80 masq",
+            ),
             (unusable, "reject", "reject"),
         ],
     );

@@ -1,6 +1,6 @@
 //! loadBalancerSourceRanges (contract §5.6, §12.1 LoadBalancer).
 
-use model::{Family, Service, Update};
+use model::{Family, Protocol, Service, ServicePort, SlicePort, Update};
 use ruleset::Op;
 
 use crate::world::{NODE, OUTSIDE, POD, World, ip, options, port, service, slice};
@@ -44,6 +44,36 @@ fn only_sources_in_range_reach_the_load_balancer() {
         (POD, LB[0], 80, "drop"),
         (POD, LB[1], 80, "drop"),
     ]);
+}
+
+/// Every port of the Service is restricted, whatever its protocol, and ports that it does not have are not.
+#[test]
+fn udp_and_sctp_too() {
+    let protocols = [Protocol::Udp, Protocol::Sctp];
+    let named = |protocol: Protocol| protocol.to_string().into();
+    let mut dns = limited(&["203.0.113.0/25"]);
+    dns.ports = protocols
+        .map(|protocol| ServicePort { name: named(protocol), protocol, port: port(53), node_port: None })
+        .to_vec();
+    let Update::Slice(mut ends) = slice("web", 5353, &[("10.180.0.1", "")]) else { unreachable!() };
+    ends.ports = protocols.map(|protocol| SlicePort { name: named(protocol), protocol, port: port(5353) }).to_vec();
+    let world = World::new(options(Family::V4)).with([Update::Service(dns), Update::Slice(ends)]);
+    for protocol in protocols {
+        for (source, destination, expected) in [
+            (OUTSIDE, LB[0], "10.180.0.1:5353 masq"),
+            (BLOCKED, LB[0], "drop"),
+            (BLOCKED, LB[1], "drop"),
+            (POD, LB[0], "drop"),
+            (BLOCKED, EXTERNAL, "10.180.0.1:5353 masq"),
+        ] {
+            assert_eq!(
+                world.trace(source, destination, protocol, 53),
+                expected,
+                "{protocol}: {source} to {destination}"
+            );
+        }
+    }
+    assert_eq!(world.trace(BLOCKED, LB[0], Protocol::Tcp, 53), "5.6.7.8:53", "none of the Service's");
 }
 
 #[test]
