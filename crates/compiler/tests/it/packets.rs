@@ -2,7 +2,7 @@
 
 use crate::world::{NODE, OUTSIDE, POD, World, ip, options, port, service, slice, tcp};
 use model::{Family, PerFamily, Protocol, Service, ServicePort, TrafficPolicy, Update};
-use ruleset::{Op, Transaction};
+use ruleset::{FakeTable, Op, Transaction};
 
 const V4: Family = Family::V4;
 const NODE_IP: &str = NODE[0];
@@ -293,6 +293,34 @@ fn the_older_service_owns_a_frontend_and_leaves_it_to_the_other() {
         world.check(&[(OUTSIDE, EXTERNAL, 80, "10.180.0.2:80 masq"), (POD, "172.30.0.41", 80, "172.30.0.41:80")]);
         assert_eq!(world.compiler.conflicts().count(), 0);
     }
+}
+
+/// kube-proxy's BuildServiceMapServiceUpdate: a Service becomes a load balancer with policy Local, stays so, and is one no more.
+#[test]
+fn a_service_that_becomes_a_load_balancer_and_is_one_no_more() {
+    let plain = || Update::Service(service("web", "172.30.0.41"));
+    let balancer = || Update::Service(Service { external_policy: TrafficPolicy::Local, ..everything("web") });
+    let ends = slice("web", 80, &[("10.180.0.1", "l"), ("10.180.2.1", "")]);
+    let mut world = World::new(options(V4)).with([plain(), ends]);
+    let table = world.table().clone();
+    let check = |world: &World, outside: [&str; 3]| {
+        let [external, balancer, node_port] = outside;
+        world.check(&[
+            (POD, "172.30.0.41", 80, "10.180.0.1:80, 10.180.2.1:80"),
+            (OUTSIDE, EXTERNAL, 80, external),
+            (OUTSIDE, LB, 80, balancer),
+            (OUTSIDE, NODE_IP, 3001, node_port),
+        ]);
+    };
+    let nobodys = ["192.168.99.22:80", "5.6.7.8:80", "192.168.0.2:3001"];
+    check(&world, nobodys);
+    world.apply([balancer()]);
+    check(&world, ["10.180.0.1:80"; 3]);
+    assert!(world.apply([balancer()]).is_empty());
+    world.apply([plain()]);
+    check(&world, nobodys);
+    let elements = |table: &FakeTable| table.sets().values().map(|set| set.elements.clone()).collect::<Vec<_>>();
+    assert_eq!(elements(world.table()), elements(&table), "nothing of it is left");
 }
 
 #[test]
