@@ -33,6 +33,8 @@ fn external_policy_local_keeps_the_source_and_the_node() {
                 case(name, pod, to, web(&[0, 1], Source::Client)),
                 case(name, node, to, web(&[0, 1], Source::Node)),
                 case(name, outside, to, web(&[0], Source::Client)),
+                // Only what comes back to where it came from is masqueraded, or the answer would not come back through the node.
+                case(name, world.web[0].host(), to, web(&[0, 1], Source::Client).but("web-0:8080", Source::Node)),
             ]);
         }
         let [(_, cluster_ip), external @ ..] = ways(family, 2);
