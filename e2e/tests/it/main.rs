@@ -8,6 +8,7 @@ mod affinity;
 mod bad_input;
 mod changes;
 mod configuration;
+mod dropped;
 mod frontends;
 mod local_traffic;
 mod masquerade;

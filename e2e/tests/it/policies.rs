@@ -21,6 +21,8 @@ fn external_policy_local_keeps_the_source_and_the_node() {
     let [here4, here6] = world.slices("here", &[HTTP], &[(0, "l"), (1, "")]);
     let [away4, away6] = world.slices("away", &[HTTP], &[(1, "")]);
     world.apply(&[&here, &here4, &here6, &away, &away4, &away6]);
+    // So that what is lost was dropped.
+    let _servers = world.answer_unhandled(Family::ALL.into_iter().flat_map(|family| ways(family, 2).map(|(_, to)| to)));
     let (pod, node, outside) = (world.pod(), world.node(), world.outside());
     for family in Family::ALL {
         let [(_, cluster_ip), external @ ..] = ways(family, 1);
@@ -65,8 +67,10 @@ fn internal_policy_local() {
         objects.extend(world.slices(&name, &[HTTP], ends).map(|slice| Box::new(slice) as Box<_>));
     }
     world.apply(&objects.iter().map(AsRef::as_ref).collect::<Vec<_>>());
+    let to = |family, number| Destination::tcp(cluster_ip(family, number), 80);
+    let _servers = world.answer_unhandled(Family::ALL.map(|family| to(family, 3)));
     for family in Family::ALL {
-        let to = |number| Destination::tcp(cluster_ip(family, number), 80);
+        let to = |number| to(family, number);
         world.check(
             cases.iter().map(|(name, number, _, expected)| case(name, world.pod(), to(*number), expected.clone())),
         );
@@ -87,6 +91,7 @@ fn terminating_endpoints() {
         ("Local", &[(0, "ld"), (1, "t")], web(&[1], Source::Client), Lost),
         ("Local", &[(0, "ld"), (1, "-")], Refused, Refused),
     ];
+    let _servers = world.answer_unhandled(Family::ALL.map(|family| Destination::tcp(vip(family, 1), 80)));
     for (policy, ends, inside, outside) in cases {
         let service = everything("web", 1).set(LOCAL, policy);
         let [v4, v6] = world.slices("web", &[HTTP], ends);

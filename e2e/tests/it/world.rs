@@ -9,6 +9,7 @@ use e2e::{Destination, Expected, Host, Probe, Proxy, Settings, Source, Workload,
 use model::{Family, Protocol};
 use testing::netns::Cluster;
 use testing::objects::{self, Service, Slice};
+use testing::traffic::Echo;
 
 /// Ports that every workload listens on.
 pub(crate) const PORTS: [(Protocol, u16); 6] = [
@@ -28,6 +29,9 @@ pub(crate) type End = (usize, &'static str);
 pub(crate) type Port = (&'static str, &'static str, u16, u16);
 
 pub(crate) const HTTP: Port = ("http", "TCP", 80, 8080);
+
+/// Who answers what comes through the node as if there were no Service: see [`World::answer_unhandled`].
+const UNHANDLED: &str = "unhandled";
 
 pub(crate) struct World {
     pub(crate) cluster: Arc<Cluster>,
@@ -79,6 +83,24 @@ impl World {
 
     pub(crate) fn outside(&self) -> Host<'_> {
         Host::outside(&self.cluster)
+    }
+
+    /// Has what is sent there answered even if nothing handles it, for as long as the servers live: by the node on addresses
+    /// that it has, and for all others by a host beyond the node. Only what is dropped is then lost, and only what is rejected
+    /// refused. See [`unhandled`].
+    pub(crate) fn answer_unhandled(&self, all: impl IntoIterator<Item = Destination>) -> Vec<Echo> {
+        let (node, beyond) = (&self.cluster.node, self.cluster.pod("beyond").unwrap());
+        let serve = |to: Destination| {
+            let address = to.socket.ip();
+            let on_node = !node.ip(&format!("-o address show to {address}")).unwrap().is_empty();
+            if !on_node {
+                let source = self.node().address(Family::of(address));
+                beyond.namespace.add_address("eth0", &address.to_string()).unwrap();
+                node.ip(&format!("route add {address} dev {} src {source}", beyond.node_interface)).unwrap();
+            }
+            Echo::tcp(if on_node { node } else { &beyond.namespace }, UNHANDLED, to.socket).unwrap()
+        };
+        all.into_iter().map(serve).collect()
     }
 
     /// The slice of one family of a Service.
@@ -147,6 +169,11 @@ impl Case<'_> {
         let told = || format!("{name}\n    sent      {probe}\n    expected  {expected}\n    seen      {seen}");
         (!seen.is(&probe, expected)).then(told)
     }
+}
+
+/// Nothing handles what is sent, and nothing masquerades it: where [`World::answer_unhandled`] listens, its server is reached.
+pub(crate) fn unhandled() -> Expected {
+    answers(&[UNHANDLED], Source::Client)
 }
 
 /// A dual-stack Service.
