@@ -7,7 +7,7 @@ use model::Family;
 use serde_json::{Value, json};
 use testing::objects::{self, Slice};
 
-use crate::world::{HTTP, World, case, cluster_ip, everything, vip};
+use crate::world::{HTTP, World, case, cluster_ip, everything, vip, ways};
 
 /// A world where the node is in `zone` from the start.
 fn world(zone: &str) -> World {
@@ -106,6 +106,40 @@ fn traffic_stays_on_the_node_while_it_can() {
         for family in Family::ALL {
             let to = Destination::tcp(cluster_ip(family, 1), 80);
             world.check([case(name, world.pod(), to, answers(&names, Source::Client))]);
+        }
+    }
+}
+
+/// Hints are for whatever may leave the node: with external policy Cluster also for strangers, and for pods by every way. They are
+/// not for what has to stay on it, where policy Local decides alone.
+#[test]
+fn hints_count_on_every_frontend_and_policies_count_more() {
+    let mut world = world("zone-a");
+    let away = zones(&["zone-a"]);
+    let [v4, v6] = slices(&world, [away.clone(), away, zones(&["zone-b"])], [true; 3]);
+    let (near, local) = (&["web-0:8080", "web-1:8080"][..], &["web-2:8080"][..]);
+    for (internal, inside) in [("Cluster", near), ("Local", local)] {
+        for (external, outside, source) in [("Cluster", near, Source::Node), ("Local", local, Source::Client)] {
+            let service = everything("web", 1).set("/spec/internalTrafficPolicy", internal);
+            world.apply(&[&service.set("/spec/externalTrafficPolicy", external), &v4, &v6]);
+            let name = format!("internal {internal}, external {external}");
+            for family in Family::ALL {
+                let [(_, cluster_ip), others @ ..] = ways(family, 1);
+                world.check([
+                    case(&name, world.pod(), cluster_ip, answers(inside, Source::Client)),
+                    case(&name, world.node(), cluster_ip, answers(inside, Source::Node)),
+                    case(&name, world.outside(), cluster_ip, answers(inside, Source::Node)),
+                ]);
+                for (way, to) in others {
+                    let name = format!("{way}, {name}");
+                    // What a pod or the node sends there may leave the node, whatever the policy.
+                    world.check([
+                        case(&name, world.pod(), to, answers(near, source)),
+                        case(&name, world.node(), to, answers(near, Source::Node)),
+                        case(&name, world.outside(), to, answers(outside, source)),
+                    ]);
+                }
+            }
         }
     }
 }
