@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use e2e::{Destination, Host, Settings};
+use e2e::{Destination, Expected, Host, Settings};
 use model::Family;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use testing::objects::{Service, Slice};
 use testing::traffic::{ask_tcp, ask_udp};
 
-use crate::world::{End, HTTP, Port, World, cluster_ip, everything, service, ways};
+use crate::world::{End, HTTP, Port, World, case, cluster_ip, everything, node_port, service, ways};
 
 /// As upstream's e2e tests do: so many times in a row is not by chance.
 const IN_A_ROW: usize = 15;
@@ -87,14 +87,52 @@ fn a_client_stays_with_its_endpoint_on_every_frontend() {
 fn udp_too() {
     const DNS: Port = ("dns", "UDP", 53, 5353);
     let mut world = World::new(&Settings::default());
-    let dns = sticky(service("web", 1, &[DNS]), 10_800);
+    let dns = sticky(service("web", 1, &[DNS]).node_port(node_port(1)), 10_800);
     let [v4, v6] = world.slices("web", &[DNS], &ALL);
     world.apply(&[&dns, &v4, &v6]);
+    let mut all = BTreeSet::new();
     for family in Family::ALL {
-        let to = (cluster_ip(family, 1), 53).into();
-        let seen: BTreeSet<_> =
-            (0..IN_A_ROW).map(|_| ask_udp(world.pod().namespace, None, to).unwrap().endpoint).collect();
-        assert_eq!(seen.len(), 1, "{family}: {seen:?}");
+        for to in [(cluster_ip(family, 1), 53), (world.node().address(family), node_port(1))] {
+            for from in [world.pod(), world.node(), world.outside(), world.web[0].host(), world.web[1].host()] {
+                let ask = |_| ask_udp(from.namespace, None, to.into()).unwrap().endpoint;
+                let seen: BTreeSet<_> = (0..IN_A_ROW).map(ask).collect();
+                assert_eq!(seen.len(), 1, "{from} → {to:?}: {seen:?}");
+                all.extend(seen);
+            }
+        }
+    }
+    // That one of three is chosen for all happens once in a billion.
+    assert!(all.len() > 1, "20 clients and frontends, all sent to {all:?}");
+}
+
+/// Policy and source ranges come first: a client that is used to an endpoint elsewhere by one way is not sent there by another
+/// that does not lead there, and one that is out of range is not let in for being known.
+#[test]
+fn with_policy_local_and_source_ranges() {
+    let mut world = World::new(&Settings::default());
+    let web = || sticky(everything("web", 1), 10_800).set("/spec/externalTrafficPolicy", "Local");
+    apply(&mut world, &web(), &ALL[2..]);
+    for family in Family::ALL {
+        let [(_, cluster_ip), others @ ..] = ways(family, 1);
+        assert_eq!(ask(world.outside(), cluster_ip), "web-2:8080", "the only one");
+        others.iter().for_each(|(_, to)| assert_eq!(ask(world.pod(), *to), "web-2:8080", "the only one"));
+    }
+    let ranges = Family::ALL
+        .map(|family| format!("{}/{}", world.outside().address(family), if family == Family::V4 { 32 } else { 128 }));
+    apply(&mut world, &web().set("/spec/loadBalancerSourceRanges", ranges.to_vec()), &ALL);
+    for family in Family::ALL {
+        let [(_, cluster_ip), others @ ..] = ways(family, 1);
+        assert_eq!(ask(world.outside(), cluster_ip), "web-2:8080", "it still is used to that");
+        for (name, to) in others {
+            let seen = answered(world.outside(), to, IN_A_ROW);
+            assert_eq!(seen.len(), 1, "{name}: {seen:?}");
+            assert!(!seen.contains("web-2:8080"), "{name}: that is not on this node");
+            if name == "load balancer" {
+                world.check([case("out of range", world.pod(), to, Expected::Lost)]);
+            } else {
+                assert_eq!(answered(world.pod(), to, IN_A_ROW).len(), 1, "{name}, from a pod");
+            }
+        }
     }
 }
 
