@@ -1,10 +1,15 @@
 //! Every kind of frontend, with and without endpoints, and who is masqueraded.
 
-use e2e::Expected::{Lost, Refused};
+use std::fmt::Display;
+
+use e2e::Expected::{self, Refused};
 use e2e::{Destination, Settings, Source, answers};
 use model::Family;
+use serde_json::{Value, json};
 
-use crate::world::{HTTP, Port, World, case, cluster_ip, everything, external_ip, node_port, service, vip, ways};
+use crate::world::{
+    HTTP, Port, World, case, cluster_ip, everything, external_ip, node_port, service, unhandled, vip, ways,
+};
 
 const WEB: [&str; 3] = ["web-0:8080", "web-1:8080", "web-2:8080"];
 
@@ -23,6 +28,10 @@ fn every_frontend_reaches_all_endpoints() {
     let [dns4, dns6] = world.slices("dns", &DNS, &[(1, "l"), (2, "")]);
     world.apply(&[&web, &web4, &web6, &dns, &dns4, &dns6]);
 
+    let no_service = |family| Destination::tcp(cluster_ip(family, 77), 80);
+    let no_port = |family| Destination::tcp(vip(family, 1), 81);
+    let _servers =
+        world.answer_unhandled(Family::ALL.into_iter().flat_map(|family| [no_service(family), no_port(family)]));
     let (pod, node, outside) = (world.pod(), world.node(), world.outside());
     for family in Family::ALL {
         let (web, dns) = (cluster_ip(family, 1), cluster_ip(family, 2));
@@ -46,7 +55,7 @@ fn every_frontend_reaches_all_endpoints() {
             case("a port that it has over TCP only", pod, Destination::udp(web, 80), Refused),
             case("such a port, from the node", node, Destination::tcp(web, 81), Refused),
             case("such a port, from outside", outside, Destination::udp(web, 81), Refused),
-            case("a ClusterIP of no Service", pod, Destination::tcp(cluster_ip(family, 77), 80), Lost),
+            case("a ClusterIP of no Service", pod, no_service(family), unhandled()),
             case(
                 "an endpoint itself",
                 pod,
@@ -60,7 +69,7 @@ fn every_frontend_reaches_all_endpoints() {
             }
         }
         world.check([
-            case("a port of a load balancer that no Service has", outside, Destination::tcp(vip(family, 1), 81), Lost),
+            case("a port of a load balancer that no Service has", outside, no_port(family), unhandled()),
             case(
                 "a port of the node that no Service has",
                 outside,
@@ -99,24 +108,62 @@ fn without_endpoints_every_frontend_refuses() {
 #[test]
 fn a_load_balancer_that_is_a_proxy_is_none_of_ours() {
     let mut world = World::new(&Settings::default());
-    let mut web = service("web", 1, &[HTTP]);
-    let number = |mode| if mode == "VIP" { 1 } else { 2 };
+    let modes = [(1, json!("VIP")), (2, json!("Proxy")), (3, Value::Null)];
     let ingress: Vec<_> = Family::ALL
         .iter()
         .flat_map(|family| {
-            ["VIP", "Proxy"]
-                .map(|mode| serde_json::json!({"ip": vip(*family, number(mode)).to_string(), "ipMode": mode}))
+            modes.each_ref().map(|(number, mode)| json!({"ip": vip(*family, *number).to_string(), "ipMode": mode}))
         })
+        // What older clusters say of all.
+        .chain(Family::ALL.map(|family| json!({"ip": vip(family, 4).to_string()})))
         .collect();
-    web = web.set("/spec/type", "LoadBalancer").set("/status/loadBalancer/ingress", ingress);
+    let web = service("web", 1, &[HTTP]).set("/spec/type", "LoadBalancer").set("/status/loadBalancer/ingress", ingress);
     let [web4, web6] = world.slices("web", &[HTTP], &[(0, "l")]);
+    let to = |family, number| Destination::tcp(vip(family, number), 80);
+    let _servers =
+        world.answer_unhandled(Family::ALL.into_iter().flat_map(|family| [1, 2, 3, 4].map(|n| to(family, n))));
     world.apply(&[&web, &web4, &web6]);
     for family in Family::ALL {
-        let masqueraded = answers(&WEB[..1], Source::Node);
+        let masqueraded = || answers(&WEB[..1], Source::Node);
         world.check([
-            case("ipMode VIP", world.outside(), Destination::tcp(vip(family, 1), 80), masqueraded),
-            case("ipMode Proxy", world.outside(), Destination::tcp(vip(family, 2), 80), Lost),
+            case("ipMode VIP", world.outside(), to(family, 1), masqueraded()),
+            case("ipMode Proxy", world.outside(), to(family, 2), unhandled()),
+            case("ipMode null", world.outside(), to(family, 3), masqueraded()),
+            case("no ipMode", world.outside(), to(family, 4), masqueraded()),
         ]);
+    }
+}
+
+/// Whoever asks for a headless Service is told of its endpoints by DNS: there is nothing for a proxy to do.
+#[test]
+fn a_headless_service_is_none_of_ours() {
+    const BOTH: [(&str, u8); 2] = [("web", 1), ("db", 2)];
+    let mut world = World::new(&Settings::default());
+    let apply = |world: &mut World, headless: bool| {
+        let mut objects: Vec<Box<dyn Display>> = Vec::new();
+        for (name, number) in BOTH {
+            let is_headless = headless && name == "db";
+            let service = everything(name, number);
+            objects.push(Box::new(if is_headless { service.headless() } else { service }));
+            objects.extend(world.slices(name, &[HTTP], &[(0, "l")]).map(|slice| Box::new(slice) as Box<_>));
+        }
+        world.apply(&objects.iter().map(AsRef::as_ref).collect::<Vec<_>>());
+    };
+    let _servers = world.answer_unhandled(Family::ALL.into_iter().flat_map(|family| ways(family, 2).map(|(_, to)| to)));
+    let check = |world: &World, number, outcome: &Expected| {
+        for family in Family::ALL {
+            world.check(ways(family, number).map(|(name, to)| case(name, world.outside(), to, outcome.clone())));
+        }
+    };
+    let served = answers(&WEB[..1], Source::Node);
+    // With ClusterIPs it works, so that it could have been seen if it did without.
+    for (headless, outcome) in [(true, unhandled()), (false, served.clone()), (true, unhandled())] {
+        apply(&mut world, headless);
+        check(&world, 1, &served);
+        check(&world, 2, &outcome);
+        let of_pod = |family| Destination::tcp(world.web[0].pod().address(family), 8080);
+        let direct = answers(&WEB[..1], Source::Client);
+        world.check(Family::ALL.map(|family| case("an endpoint itself", world.pod(), of_pod(family), direct.clone())));
     }
 }
 
@@ -131,13 +178,14 @@ fn a_family_without_cluster_ip_is_left_alone() {
     }
     let [web4, web6] = world.slices("web", &[HTTP], &[(0, "l")]);
     world.apply(&[&web, &web4, &web6]);
-    let (outside, masqueraded) = (world.outside(), answers(&WEB[..1], Source::Node));
+    let (outside, masqueraded) = (world.outside(), || answers(&WEB[..1], Source::Node));
     let node_port = |family| Destination::tcp(world.node().address(family), node_port(1));
     let external = |family| Destination::tcp(external_ip(family, 1), 80);
+    let _servers = world.answer_unhandled([node_port(Family::V6), external(Family::V6)]);
     world.check([
-        case("NodePort, IPv4", outside, node_port(Family::V4), masqueraded.clone()),
-        case("NodePort, IPv6", outside, node_port(Family::V6), Refused),
-        case("external IP, IPv4", outside, external(Family::V4), masqueraded),
-        case("external IP, IPv6", outside, external(Family::V6), Lost),
+        case("NodePort, IPv4", outside, node_port(Family::V4), masqueraded()),
+        case("NodePort, IPv6", outside, node_port(Family::V6), unhandled()),
+        case("external IP, IPv4", outside, external(Family::V4), masqueraded()),
+        case("external IP, IPv6", outside, external(Family::V6), unhandled()),
     ]);
 }
