@@ -3,9 +3,10 @@
 use std::fmt::Display;
 use std::time::SystemTime;
 
-use e2e::{Destination, Settings, Source, answers};
+use e2e::{Destination, Expected, Proxy, Settings, Source, answers};
 use model::Family;
 use serde_json::json;
+use testing::objects;
 
 use crate::world::{HTTP, World, case, cluster_ip, everything, external_ip, node_port, service};
 
@@ -84,6 +85,43 @@ fn malformed_manifests_are_named_and_all_else_works() {
             case("before", world.pod(), to(1), answers(&["web-0:8080", "web-1:8080"], Source::Client)),
             case("after", world.pod(), to(9), answers(&["web-2:8080"], Source::Client)),
         ]);
+    }
+}
+
+/// Contract §4.1 and §12.1, BadIPs: old objects may have leading zeros, which are decimal. As octal numbers they would mean other
+/// addresses, or none. An address that is bad in earnest costs no more than itself.
+#[test]
+fn zero_padded_addresses_are_decimal_and_bad_ones_are_skipped() {
+    let mut world = World::new(&Settings::default());
+    let balancers =
+        json!([{"ip": "198.051.100.010"}, {"ip": "198.51.100.300"}, {"ip": " "}, {"ip": "198.051.100.011"}]);
+    let web = objects::service("default", "web")
+        .cluster_ip("010.096.000.010")
+        .port("http", "TCP", 80)
+        .external_ip("203.000.113.010")
+        .external_ip("203.0.113.400")
+        .external_ip("203.000.113.011")
+        .set("/spec/type", "LoadBalancer")
+        .set("/status/loadBalancer/ingress", balancers)
+        .set("/spec/loadBalancerSourceRanges", vec!["192.000.002.100/032", "192.0.2.0/33", "all"]);
+    let padded = world.web[0].pod().v4.octets().map(|octet| format!("{octet:03}")).join(".");
+    let slice = objects::slice("default", "web-1", "web").port("http", "TCP", 8080).endpoint(&padded);
+    world.apply(&[&web, &slice.on_node(Proxy::NODE)]);
+    let (pod, outside) = (world.pod(), world.outside());
+    let to = |address: &str| Destination::tcp(address.parse().unwrap(), 80);
+    let reaches = |source| answers(&["web-0:8080"], source);
+    world.check([
+        case("ClusterIP", pod, to("10.96.0.10"), reaches(Source::Client)),
+        case("external IP", outside, to("203.0.113.10"), reaches(Source::Node)),
+        case("external IP after a bad one", outside, to("203.0.113.11"), reaches(Source::Node)),
+        case("load balancer", outside, to("198.51.100.10"), reaches(Source::Node)),
+        case("load balancer after bad ones", outside, to("198.51.100.11"), reaches(Source::Node)),
+        case("load balancer, out of range", pod, to("198.51.100.10"), Expected::Lost),
+        case("a hairpin", world.web[0].host(), to("10.96.0.10"), reaches(Source::Node)),
+    ]);
+    let log = world.proxy.log();
+    for bad in ["198.51.100.300", "203.0.113.400", "192.0.2.0/33", "\"all\""] {
+        assert!(said(&log, &["default/web", bad]), "no word of {bad}: {log}");
     }
 }
 
