@@ -38,6 +38,8 @@ impl World {
         for family in Family::ALL {
             let ways = [
                 ("a pod to the ClusterIP", self.pod(), cluster_ip(family, 1), 53),
+                ("a pod to the load balancer", self.pod(), vip(family, 1), 53),
+                ("a pod to the NodePort", self.pod(), Cluster::node_address(family), node_port(1)),
                 ("the node to the ClusterIP", self.node(), cluster_ip(family, 1), 53),
                 ("outside to the external IP", self.outside(), external_ip(family, 1), 53),
                 ("outside to the load balancer", self.outside(), vip(family, 1), 53),
