@@ -6,6 +6,7 @@ use e2e::Expected::{self, Refused};
 use e2e::{Destination, Settings, Source, answers};
 use model::Family;
 use serde_json::{Value, json};
+use testing::netns::Cluster;
 
 use crate::world::{
     HTTP, Port, World, case, cluster_ip, everything, external_ip, node_port, service, unhandled, vip, ways,
@@ -28,10 +29,6 @@ fn every_frontend_reaches_all_endpoints() {
     let [dns4, dns6] = world.slices("dns", &DNS, &[(1, "l"), (2, "")]);
     world.apply(&[&web, &web4, &web6, &dns, &dns4, &dns6]);
 
-    let no_service = |family| Destination::tcp(cluster_ip(family, 77), 80);
-    let no_port = |family| Destination::tcp(vip(family, 1), 81);
-    let _servers =
-        world.answer_unhandled(Family::ALL.into_iter().flat_map(|family| [no_service(family), no_port(family)]));
     let (pod, node, outside) = (world.pod(), world.node(), world.outside());
     for family in Family::ALL {
         let (web, dns) = (cluster_ip(family, 1), cluster_ip(family, 2));
@@ -55,7 +52,6 @@ fn every_frontend_reaches_all_endpoints() {
             case("a port that it has over TCP only", pod, Destination::udp(web, 80), Refused),
             case("such a port, from the node", node, Destination::tcp(web, 81), Refused),
             case("such a port, from outside", outside, Destination::udp(web, 81), Refused),
-            case("a ClusterIP of no Service", pod, no_service(family), unhandled()),
             case(
                 "an endpoint itself",
                 pod,
@@ -68,15 +64,31 @@ fn every_frontend_reaches_all_endpoints() {
                 world.check([case(name, from, *to, all(Source::Node))]);
             }
         }
-        world.check([
-            case("a port of a load balancer that no Service has", outside, no_port(family), unhandled()),
-            case(
-                "a port of the node that no Service has",
-                outside,
-                Destination::tcp(node.address(family), node_port(9)),
-                Refused,
-            ),
-        ]);
+    }
+}
+
+#[test]
+fn what_no_service_has_is_left_alone() {
+    let mut world = World::new(&Settings::default());
+    let web = everything("web", 1);
+    let [web4, web6] = world.slices("web", &[HTTP], &[(0, "l")]);
+    world.apply(&[&web, &web4, &web6]);
+    let nobodys = |family| {
+        let node = Cluster::node_address(family);
+        [
+            ("a ClusterIP of no Service", Destination::tcp(cluster_ip(family, 77), 80)),
+            ("another port of an external IP", Destination::tcp(external_ip(family, 1), 81)),
+            ("another port of a load balancer", Destination::tcp(vip(family, 1), 81)),
+            ("another port of the node", Destination::tcp(node, node_port(9))),
+            ("the node at the port of the ClusterIP", Destination::tcp(node, 80)),
+        ]
+    };
+    let _servers = world.answer_unhandled(Family::ALL.into_iter().flat_map(nobodys).map(|(_, to)| to));
+    for family in Family::ALL {
+        let hosts = [world.pod(), world.node(), world.outside()];
+        let all =
+            nobodys(family).into_iter().flat_map(|(name, to)| hosts.map(|from| case(name, from, to, unhandled())));
+        world.check(all);
     }
 }
 
