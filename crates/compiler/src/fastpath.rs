@@ -35,8 +35,14 @@ const MISSES: &str = "fastpath-misses";
 const DRY_RUN: &str = "fastpath-dry-run";
 
 /// The priority of the hook where devices receive: after the chains of others there, which mostly have 0 (`filter`), so that what
-/// these drop stays dropped.
-const INGRESS_PRIORITY: i32 = 300;
+/// these drop stays dropped. A packet in the flowtable of its family gets no further, so that IPv4, of which there is more, does not
+/// pay for looking into that of IPv6.
+const fn ingress_priority(family: Family) -> i32 {
+    match family {
+        Family::V4 => 300,
+        Family::V6 => 301,
+    }
+}
 
 /// DNS: a question, an answer, and a port that is not used again.
 const DNS: (Protocol, u16) = (Protocol::Udp, 53);
@@ -91,8 +97,8 @@ impl FastPath {
         ops.extend([OFFLOAD, FASTPATH].map(|chain| Op::FlushChain(name(chain))));
         ops.push(Op::DeleteFlowtable(Self::flowtable()));
         ops.push(Op::FlushSet(device_set()));
-        ops.push(Op::AddFlowtable { flowtable: flowtable(), devices: Vec::new() });
-        ops.extend(add_devices(devices.values(), devices.keys()));
+        ops.push(Op::AddFlowtable { flowtable: self.definition(), devices: Vec::new() });
+        ops.extend(self.add_devices(devices.values(), devices.keys()));
         ops.extend(self.rules().into_iter().map(Op::AddRule));
         self.transaction(ops)
     }
@@ -101,8 +107,8 @@ impl FastPath {
     pub fn change_devices(&self, changes: &DeviceChanges) -> Transaction {
         let mut ops = vec![Op::DeleteElements { set: device_set(), elements: elements(&changes.dismiss) }];
         let detached = chunks(&changes.detach);
-        ops.extend(detached.map(|devices| Op::DeleteDevices { flowtable: flowtable(), devices }));
-        ops.extend(add_devices(&changes.attach, &changes.admit));
+        ops.extend(detached.map(|devices| Op::DeleteDevices { flowtable: self.definition(), devices }));
+        ops.extend(self.add_devices(&changes.attach, &changes.admit));
         self.transaction(ops)
     }
 
@@ -137,7 +143,7 @@ impl FastPath {
         let dns = Element { key, data: Data::None, comment: Some(Comment::new("DNS")) };
         let hook = Hook { kind: ChainKind::Filter, point: HookPoint::Forward, priority: Self::PRIORITY };
         counters.into_iter().chain([
-            Op::AddFlowtable { flowtable: flowtable(), devices: Vec::new() },
+            Op::AddFlowtable { flowtable: self.definition(), devices: Vec::new() },
             Op::AddSet(device_set()),
             Op::AddSet(Arc::clone(&never)),
             Op::AddElements { set: never, elements: vec![dns] },
@@ -201,6 +207,20 @@ impl FastPath {
         statements
     }
 
+    /// Adds devices to the flowtable, and to the set by which rules tell them.
+    fn add_devices<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a Interface>,
+        numbers: impl IntoIterator<Item = &'a NonZeroU32>,
+    ) -> Vec<Op> {
+        let attached = chunks(names).map(|devices| Op::AddFlowtable { flowtable: self.definition(), devices });
+        attached.chain([Op::AddElements { set: device_set(), elements: elements(numbers) }]).collect()
+    }
+
+    fn definition(&self) -> Flowtable {
+        Flowtable { name: Self::flowtable(), priority: ingress_priority(self.family) }
+    }
+
     fn transaction(&self, ops: Vec<Op>) -> Transaction {
         Transaction { ops, ..Transaction::new(table_family(self.family), table_name()) }
     }
@@ -215,10 +235,6 @@ fn is_part(name: &Name) -> bool {
     name.as_str().starts_with(FASTPATH)
 }
 
-fn flowtable() -> Flowtable {
-    Flowtable { name: FastPath::flowtable(), priority: INGRESS_PRIORITY }
-}
-
 fn device_set() -> Arc<Set> {
     set(DEVICES, vec![Field::Device], "devices that connections may be offloaded between")
 }
@@ -229,15 +245,6 @@ fn never_set() -> Arc<Set> {
 
 fn set(text: &str, key: Vec<Field>, comment: &str) -> Arc<Set> {
     Arc::new(Set { name: name(text), key, data: None, kind: SetKind::Static, comment: Some(Comment::new(comment)) })
-}
-
-/// Adds devices to the flowtable, and to the set by which rules tell them.
-fn add_devices<'a>(
-    names: impl IntoIterator<Item = &'a Interface>,
-    numbers: impl IntoIterator<Item = &'a NonZeroU32>,
-) -> Vec<Op> {
-    let attached = chunks(names).map(|devices| Op::AddFlowtable { flowtable: flowtable(), devices });
-    attached.chain([Op::AddElements { set: device_set(), elements: elements(numbers) }]).collect()
 }
 
 fn elements<'a>(numbers: impl IntoIterator<Item = &'a NonZeroU32>) -> Vec<Element> {
