@@ -10,7 +10,7 @@ use model::Family;
 use testing::netns::{Cluster, Pod};
 use testing::objects::{self, Service, Slice};
 
-use crate::traffic::{Port, Servers};
+use crate::traffic::{self, Port, Servers};
 
 /// How many other Services there are, so that all of the ruleset is at work.
 const OTHERS: u8 = 200;
@@ -58,7 +58,24 @@ impl Node {
             Mode::Fast(threshold) => Some(node.start("", threshold.get())?),
             Mode::DryRun => Some(node.start("fastpathDryRun: true", 20)?),
         };
+        node.settle()?;
         Ok(node)
+    }
+
+    /// Has all that expires last: the clock of an emulated machine may jump, and what is found out anew costs more.
+    fn settle(&self) -> Result<()> {
+        for timeout in ["udp_timeout", "udp_timeout_stream"] {
+            self.cluster.node.sysctl(&format!("net/netfilter/nf_conntrack_{timeout}"), "86400")?;
+        }
+        for family in Family::ALL {
+            traffic::open_flow(&self.client, self.address(family, Port::Datagrams), 1)?;
+        }
+        for namespace in [&self.client.namespace, &self.cluster.node, &self.server.namespace] {
+            namespace.sh("ip neighbour show | grep lladdr | while read -r address _ device _ mac _; do
+                     ip neighbour replace $address dev $device lladdr $mac nud permanent
+                 done")?;
+        }
+        Ok(())
     }
 
     /// Where the client finds a port of the server.

@@ -38,6 +38,15 @@ pub const fn table_family(family: Family) -> ruleset::Family {
     }
 }
 
+/// How many Service ports have endpoints, but none on this node, where only those on this node may serve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoLocalEndpoints {
+    /// With internal traffic policy `Local`.
+    pub internal: usize,
+    /// With external traffic policy `Local`, and a frontend for clients outside.
+    pub external: usize,
+}
+
 /// Compiles the Services of one family, and remembers what it has compiled, so that a change costs what it changes.
 ///
 /// Its memory is only true if every transaction it returns is committed. After one that was not, call
@@ -49,6 +58,7 @@ pub struct Compiler {
     programmed: HashMap<ServiceName, Vec<Port>>,
     claims: Claims,
     cluster_ips: Counted<IpAddr>,
+    no_local_endpoints: NoLocalEndpoints,
     /// Whether connections have to leave the fast path once what was compiled is committed.
     opted_out: bool,
     hairpins: Counted<(IpAddr, Protocol, u16)>,
@@ -76,6 +86,7 @@ impl Compiler {
             programmed: HashMap::new(),
             claims: Claims::default(),
             cluster_ips: Counted::default(),
+            no_local_endpoints: NoLocalEndpoints::default(),
             opted_out: false,
             hairpins: Counted::default(),
             chains: Chains::new(),
@@ -264,6 +275,11 @@ impl Compiler {
         } else {
             self.set_aside.remove(service);
         }
+    }
+
+    /// Service ports whose packets are dropped on this node for want of an endpoint here.
+    pub const fn no_local_endpoints(&self) -> NoLocalEndpoints {
+        self.no_local_endpoints
     }
 
     /// Frontends that several Services claim, in order.

@@ -160,8 +160,8 @@ impl FastPath {
             comment: Some(Comment::new(comment)),
         };
         let is_long = vec![
-            Statement::Translated,
             Statement::MorePackets(self.threshold.get().into()),
+            Statement::Translated,
             Statement::Established,
             Statement::Verdict(Verdict::Goto(name(OFFLOAD))),
         ];

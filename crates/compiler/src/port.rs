@@ -91,6 +91,12 @@ impl PortRules {
         })
     }
 
+    /// Whether packets from inside, and from outside, are dropped for want of an endpoint on this node.
+    pub(crate) fn lacks_local_endpoints(&self) -> (bool, bool) {
+        let has = |treatment| self.frontends.of(treatment).next().is_some();
+        (has(Treatment::Drop), has(Treatment::ExternalElsewhere))
+    }
+
     /// The frontends that a set of their kind lists, besides what the maps have.
     pub(crate) fn listed(&self, set: SetId) -> BTreeSet<Frontend> {
         let is_in = |frontend: &Frontend| match (set, frontend) {

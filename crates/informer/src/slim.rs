@@ -69,6 +69,7 @@ pub(crate) struct ServiceSpec {
     pub(crate) external_ips: List<String>,
     pub(crate) internal_traffic_policy: Text,
     pub(crate) external_traffic_policy: Text,
+    pub(crate) health_check_node_port: Lenient<i64>,
     pub(crate) session_affinity: Text,
     pub(crate) session_affinity_config: Lenient<SessionAffinityConfig>,
     pub(crate) load_balancer_source_ranges: List<String>,

@@ -26,6 +26,9 @@ pub struct Service {
     /// Who serves traffic to NodePorts, external IPs and load balancer addresses. `Local` only where it has a meaning
     /// (contract §4.3).
     pub external_policy: TrafficPolicy,
+    /// Where load balancers ask whether this node has endpoints (`spec.healthCheckNodePort`); only where clients outside are served
+    /// by endpoints on this node.
+    pub health_check_node_port: Option<PortNumber>,
     /// For how many seconds after its last connection a client is sent to the same endpoint again (sessionAffinity ClientIP);
     /// `None` if any endpoint will do for each connection.
     pub affinity: Option<NonZeroU32>,

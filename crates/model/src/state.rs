@@ -200,6 +200,15 @@ impl State {
         found
     }
 
+    /// How many addresses on this node are ready to serve a Service, by whichever of its ports.
+    pub fn ready_on_this_node(&self, service: &ServiceName, family: Family) -> usize {
+        let slices = self.entries.get(service).map(|entry| &entry.slices).into_iter().flatten();
+        let slices =
+            slices.map(|slice| &slice.object).filter(|slice| slice.family == family && !slice.ports.is_empty());
+        let ready = slices.flat_map(|slice| &slice.endpoints).filter(|endpoint| endpoint.local && endpoint.ready);
+        ready.map(|endpoint| endpoint.address).collect::<BTreeSet<_>>().len()
+    }
+
     fn put_service(&mut self, service: Service) {
         let list = self.lists.services.current;
         let entry = self.entries.entry(service.name.clone()).or_default();

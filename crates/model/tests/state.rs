@@ -27,6 +27,7 @@ fn service(service: &str) -> Service {
         load_balancer_ips: vec![],
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
+        health_check_node_port: None,
         affinity: None,
         fast_path: true,
         source_ranges: Vec::new(),
@@ -343,4 +344,22 @@ fn nobody_waits_for_service_cidrs() {
 fn names_without_a_namespace_print_without_it() {
     assert_eq!(ServiceName::new("", "kubernetes").to_string(), "kubernetes");
     assert_eq!(name("web").to_string(), "ns/web");
+}
+
+/// Contract §8.2: by address, whatever slices and ports name it.
+#[test]
+fn addresses_that_are_ready_on_this_node_are_counted_once() {
+    let first = slice(
+        "a",
+        "web",
+        &[("10.0.0.1", "l"), ("10.0.0.2", "l"), ("10.0.0.3", ""), ("10.0.0.4", "lt"), ("10.0.0.5", "l-")],
+    );
+    let second = slice("b", "web", &[("10.0.0.1", "l"), ("10.0.0.6", "l")]);
+    let without_ports = EndpointSlice { ports: Vec::new(), ..slice("c", "web", &[("10.0.0.7", "l")]) };
+    let others = slice("d", "other", &[("10.0.0.8", "l")]);
+    let slices = [first, second, without_ports, others];
+    let state = state([Update::Service(service("web"))].into_iter().chain(slices.map(Update::Slice)));
+    assert_eq!(state.ready_on_this_node(&name("web"), Family::V4), 3);
+    assert_eq!(state.ready_on_this_node(&name("web"), Family::V6), 0);
+    assert_eq!(state.ready_on_this_node(&name("none"), Family::V4), 0);
 }

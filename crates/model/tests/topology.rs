@@ -83,6 +83,7 @@ fn selected(case: &Case<'_>) -> Selection {
         load_balancer_ips: Vec::new(),
         internal_policy: case.kind.internal,
         external_policy: case.kind.external,
+        health_check_node_port: None,
         affinity: None,
         fast_path: true,
         source_ranges: Vec::new(),

@@ -132,7 +132,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     if !address.ip().is_unspecified() {
         return listen_exactly(address);
     }
-    match listen_exactly((Ipv6Addr::UNSPECIFIED, address.port()).into()) {
+    match listen_on((Ipv6Addr::UNSPECIFIED, address.port()).into(), Families::Both) {
         // No IPv6 in this kernel.
         Err(error) if error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) => {
             listen_exactly((Ipv4Addr::UNSPECIFIED, address.port()).into())
@@ -141,10 +141,22 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-fn listen_exactly(address: SocketAddr) -> io::Result<TcpListener> {
+/// Listens on this address, or on all of its family if it is unspecified.
+pub(crate) fn listen_exactly(address: SocketAddr) -> io::Result<TcpListener> {
+    listen_on(address, Families::Own)
+}
+
+/// What an unspecified IPv6 address stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Families {
+    Own,
+    Both,
+}
+
+fn listen_on(address: SocketAddr, families: Families) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if address.ip() == Ipv6Addr::UNSPECIFIED {
-        setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
+    if address.is_ipv6() {
+        setsockopt(&socket, sockopt::Ipv6V6Only, &(families == Families::Own))?;
     }
     // Or a restart would have to wait for the connections of its predecessor to time out.
     socket.set_reuseaddr(true)?;
@@ -152,7 +164,11 @@ fn listen_exactly(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-async fn accept(listener: &TcpListener, routes: &Router) -> Result<Infallible> {
+/// Answers all that connect, for ever.
+///
+/// # Errors
+/// None that happens; it never returns.
+pub(crate) async fn accept(listener: &TcpListener, routes: &Router) -> Result<Infallible> {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let place = Arc::clone(&room).acquire_owned().await?;

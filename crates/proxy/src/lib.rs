@@ -16,6 +16,7 @@ mod pacer;
 mod pods;
 mod repairs;
 mod run;
+mod service_health;
 mod source;
 mod syncer;
 mod table;

@@ -21,6 +21,7 @@ use crate::http::{Server, health_routes, metrics_routes};
 use crate::node::{self, Follower, NodeAddresses, NodeFacts, PortAddresses};
 use crate::pacer::Pacer;
 use crate::pods;
+use crate::service_health::Questions;
 use crate::source::Source;
 use crate::syncer::{Syncer, Telemetry};
 use crate::table::Table;
@@ -98,12 +99,19 @@ async fn proxy(config: &Config, name: String, source: Source, telemetry: Telemet
     let (updates, received) = mpsc::channel(UPDATES);
     let (node_ports, changed) = mpsc::channel(1);
     let (new_addresses, addresses) = watch::channel(addresses);
+    let (questions, answers) = Questions::new(telemetry.health.clone(), ports.all().clone());
     let follower = Follower::start(config, &facts, telemetry.health.clone(), &updates, new_addresses).await;
     let following = follower.run(status, updates.clone());
     // As tasks of their own they go on while this process ends, so that no commit has to be waited for.
-    let syncer = tokio::spawn(Syncer::new(tables, telemetry).run(received, changed, edited));
+    let syncer = tokio::spawn(Syncer::new(tables, telemetry).with_questions(questions).run(received, changed, edited));
     let (feed, ports) = (tokio::spawn(feed.run(updates, reporter)), tokio::spawn(ports.follow(addresses, node_ports)));
-    tokio::try_join!(async { feed.await? }, async { syncer.await? }, async { Ok(ports.await?) }, following)?;
+    tokio::try_join!(
+        async { feed.await? },
+        async { syncer.await? },
+        async { Ok(ports.await?) },
+        answers.run(),
+        following
+    )?;
     Ok(())
 }
 

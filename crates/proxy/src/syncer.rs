@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info};
 
 use crate::commit::Outcome;
+use crate::service_health::Questions;
 use crate::table::Table;
 
 /// How many messages are taken in before the tables are looked at again.
@@ -30,6 +31,8 @@ pub(crate) struct Syncer {
     telemetry: Telemetry,
     /// Whether the tables may be written.
     complete: bool,
+    /// What load balancers may ask, if they can.
+    questions: Option<Questions>,
 }
 
 /// Who is told how the syncs go.
@@ -44,7 +47,13 @@ pub(crate) struct Telemetry {
 impl Syncer {
     /// One that knows nothing of the cluster yet.
     pub(crate) fn new(tables: Vec<Table>, telemetry: Telemetry) -> Self {
-        Self { state: State::new(SystemTime::now()), tables, telemetry, complete: false }
+        Self { state: State::new(SystemTime::now()), tables, telemetry, complete: false, questions: None }
+    }
+
+    /// Has load balancers told where Services have endpoints on this node.
+    #[must_use]
+    pub(crate) fn with_questions(self, questions: Questions) -> Self {
+        Self { questions: Some(questions), ..self }
     }
 
     /// Works until `updates` is closed. `node_ports` says which of the node's addresses take NodePort traffic, whenever that
@@ -63,6 +72,7 @@ impl Syncer {
         loop {
             let now = Instant::now();
             self.tables.iter_mut().for_each(|table| table.start_what_is_due(&self.state, now));
+            self.pass_on_syncs();
             let wake = self.tables.iter().filter_map(Table::wake).min();
             tokio::select! {
                 count = updates.recv_many(&mut batch, BATCH) => match count {
@@ -108,6 +118,9 @@ impl Syncer {
 
     fn set_node_ports(&mut self, family: Family, node_ports: NodePorts) {
         if let Some(table) = self.tables.iter_mut().find(|table| table.family() == family) {
+            if let Some(questions) = &self.questions {
+                questions.set_addresses(family, node_ports.clone());
+            }
             table.set_node_ports(node_ports);
             if self.complete {
                 table.request(&Changes::default(), Instant::now());
@@ -141,8 +154,19 @@ impl Syncer {
         } else if !changed {
             return;
         }
+        if let Some(questions) = &mut self.questions {
+            questions.changed(&self.state, &changes);
+        }
         let now = Instant::now();
         self.tables.iter_mut().for_each(|table| table.request(&changes, now));
+    }
+
+    /// Has load balancers told what is true now that tables have been written.
+    fn pass_on_syncs(&mut self) {
+        let Some(questions) = &mut self.questions else { return };
+        for table in self.tables.iter_mut().filter_map(|table| table.take_synced().then_some(&*table)) {
+            questions.synced(table.family(), &self.state);
+        }
     }
 }
 

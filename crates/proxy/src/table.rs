@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use compiler::{Compiler, FastPath, NodePorts};
+use compiler::{Compiler, FastPath, NoLocalEndpoints, NodePorts};
 use model::{Changes, Family, ServiceName, State};
 use netlink::{ForeignEdit, Reconciled};
 use ruleset::{Found, Name, Op, ReadError, Transaction};
@@ -69,6 +69,8 @@ pub(crate) struct Table {
     /// Whether the last try to have it forget failed.
     not_forgotten: bool,
     sweep_at: Option<Instant>,
+    /// Whether a sync has succeeded since this was last asked for.
+    is_synced: bool,
     /// Services that the kernel refused.
     asides: Asides,
     running: Option<Running>,
@@ -124,6 +126,7 @@ impl Table {
             forget_at: None,
             not_forgotten: false,
             sweep_at: None,
+            is_synced: false,
             asides: Asides::default(),
             running: None,
         }
@@ -225,6 +228,11 @@ impl Table {
         }
         let forget_at = self.forget_at.filter(|_| !self.everything);
         [forget_at, self.next_sync(), self.sweep_at, self.asides.next()].into_iter().flatten().min()
+    }
+
+    /// Whether a sync has succeeded since the last call.
+    pub(crate) fn take_synced(&mut self) -> bool {
+        std::mem::take(&mut self.is_synced)
     }
 
     fn next_sync(&self) -> Option<Instant> {
@@ -398,7 +406,10 @@ impl Table {
         {
             fast_path.opted_out(family);
         }
+        self.is_synced = true;
         let Telemetry { metrics, health } = &self.telemetry;
+        let NoLocalEndpoints { internal, external } = self.compiler.no_local_endpoints();
+        metrics.no_local_endpoints(family, internal, external);
         metrics.synced(family, kind, elapsed, wall);
         for time in triggered {
             // A clock ahead of ours makes no negative latency.

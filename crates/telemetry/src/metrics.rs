@@ -42,6 +42,7 @@ struct Syncs {
     last: GaugeVec,
     last_queued: GaugeVec,
     programming: HistogramVec,
+    no_local_endpoints: IntGaugeVec,
 }
 
 #[derive(Debug)]
@@ -208,6 +209,13 @@ impl Metrics {
         self.services_set_aside.with_label_values(&[family.label()]).set(gauge(count));
     }
 
+    /// After a sync, so many ports of Services have endpoints, but none on this node, where traffic policy `Local` asks for one.
+    pub fn no_local_endpoints(&self, family: Family, internal: usize, external: usize) {
+        for (policy, count) in [("internal", internal), ("external", external)] {
+            self.syncs.no_local_endpoints.with_label_values(&[policy, family.label()]).set(gauge(count));
+        }
+    }
+
     /// An object of this kind was malformed, in whole or in part. Static, so that no object can make up a label.
     pub fn object_problem(&self, kind: &'static str) {
         self.object_problems.with_label_values(&[kind]).inc();
@@ -268,6 +276,11 @@ impl Syncs {
                 "kubeproxy_network_programming_duration_seconds",
                 "[ALPHA] From a change of a Service or its pods to the rules being in place, in seconds",
                 register::programming_buckets(),
+            )?,
+            no_local_endpoints: register.gauges_by(
+                "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+                "[ALPHA] Ports of Services that have endpoints, but none on this node, where traffic policy Local asks for one",
+                "traffic_policy",
             )?,
         })
     }

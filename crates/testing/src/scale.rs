@@ -94,6 +94,7 @@ impl Scale {
                 .collect(),
             internal_policy: TrafficPolicy::Cluster,
             external_policy: TrafficPolicy::Cluster,
+            health_check_node_port: None,
             fast_path: true,
             affinity: NonZeroU32::new(10_800).filter(|_| self.mixed && i % 10 == 3),
             source_ranges: if is_balancer { vec![range("192.0.2.0/24"), range("203.0.113.64/26")] } else { Vec::new() },

@@ -18,7 +18,7 @@ const EDGES: [(&str, &[&str]); 12] = [
     ("proxy", &["compiler", "config", "ifsync", "informer", "model", "netlink", "ruleset", "telemetry"]),
     ("testing", &["model"]),
     ("e2e", &["model", "testing"]),
-    ("benches", &["compiler", "model", "netlink", "ruleset", "testing"]),
+    ("benches", &["compiler", "e2e", "model", "netlink", "ruleset", "testing"]),
 ];
 
 /// What the pure crates must build without.

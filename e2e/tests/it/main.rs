@@ -10,6 +10,7 @@ mod changes;
 mod configuration;
 mod dropped;
 mod frontends;
+mod health_checks;
 mod local_traffic;
 mod masquerade;
 mod monitor;

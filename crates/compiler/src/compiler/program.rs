@@ -147,9 +147,18 @@ impl Compiler {
         let hairpin = |socket: &SocketAddr| (socket.ip(), port.protocol, socket.port());
         new.cluster_ip.into_iter().for_each(|ip| self.cluster_ips.acquire(ip));
         old.cluster_ip.into_iter().for_each(|ip| self.cluster_ips.release(ip));
+        self.count_local_endpoints(old, new);
         self.replace_listed(old, new, edit);
         new.hairpins.iter().for_each(|socket| self.hairpins.acquire(hairpin(socket)));
         old.hairpins.iter().for_each(|socket| self.hairpins.release(hairpin(socket)));
+    }
+
+    fn count_local_endpoints(&mut self, old: &PortRules, new: &PortRules) {
+        let count = &mut self.no_local_endpoints;
+        let ((internal, external), (internal_before, external_before)) =
+            (new.lacks_local_endpoints(), old.lacks_local_endpoints());
+        count.internal = count.internal + usize::from(internal) - usize::from(internal_before);
+        count.external = count.external + usize::from(external) - usize::from(external_before);
     }
 
     /// Replaces the frontends that are listed by their kind.

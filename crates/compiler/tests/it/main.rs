@@ -1,8 +1,7 @@
 //! The compiler through its front door: changes in, packets out.
 //!
 //! What kube-proxy's own tests pin (contract §12.1, and §12.2 for topology and conntrack) is here or, with real sockets, in
-//! `e2e/tests/it`, under these names. There is nothing yet of `HealthCheckNodePort…` and `NoEndpointsMetric`: what they test is not
-//! there yet.
+//! `e2e/tests/it`, under these names.
 //!
 //! | kube-proxy | traced | over sockets |
 //! |---|---|---|
@@ -22,6 +21,7 @@
 //! | `OnServiceCIDRsChanged` | `service_cidrs::`, `rules::service_cidrs` | `source_ranges::unallocated_cluster_ips_…` |
 //! | `topology_test.go` | `topology::`, `model/tests/topology.rs` | `topology::` |
 //! | `conntrack` (§12.2) | `flow_checks::`, `proxy/src/flows` | `udp::` |
+//! | `HealthCheckNodePortWhenTerminating`, `NoEndpointsMetric` | | `health_checks::` |
 //! | packet tracer (`helpers_test.go`) | `tracing::` | |
 //! | `LoadBalancerIngressRouteTypeProxy` | `informer/src/convert/tests/services.rs` | `frontends::a_load_balancer_that_is_a_proxy_is_none_of_ours` |
 //! | headless, `ExternalName`, `BadIPs` | `informer/src/convert/tests`, `model/src/address.rs` | |

@@ -152,6 +152,7 @@ pub(crate) fn service(name: &str, cluster_ip: &str) -> Service {
         load_balancer_ips: vec![],
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
+        health_check_node_port: None,
         affinity: None,
         fast_path: true,
         source_ranges: Vec::new(),

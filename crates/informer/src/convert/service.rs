@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use ipnet::IpNet;
-use model::{Family, PerFamily, Service, ServicePort, TrafficPolicy, Update};
+use model::{Family, PerFamily, PortNumber, Service, ServicePort, TrafficPolicy, Update};
 
 use super::fields::{Findings, SKIPPED, Unreadable, ZeroPort};
 use super::{Converter, Identified};
@@ -50,19 +50,37 @@ pub(super) fn service(
         Type::ExternalName => false,
     };
     let external_policy = policy(&spec.external_traffic_policy, "spec.externalTrafficPolicy", findings);
+    let external_policy = if reaches_outside { external_policy } else { TrafficPolicy::Cluster };
     Ok(Update::Service(Service {
         created: created(&meta.creation_timestamp, findings),
         cluster_ips,
         external_ips,
         load_balancer_ips: load_balancer_ips(object, findings)?,
         internal_policy: policy(&spec.internal_traffic_policy, "spec.internalTrafficPolicy", findings),
-        external_policy: if reaches_outside { external_policy } else { TrafficPolicy::Cluster },
+        external_policy,
+        health_check_node_port: health_check_node_port(spec, service_type, external_policy, findings),
         affinity: affinity(spec, findings),
         fast_path: fast_path(meta, findings),
         source_ranges: source_ranges(spec, findings)?,
         ports: ports(converter, spec, findings)?,
         name,
     }))
+}
+
+/// Where load balancers ask whether this node has endpoints, which only matters to those that send to such nodes alone. The API
+/// server fills it in.
+fn health_check_node_port(
+    spec: &ServiceSpec,
+    service_type: Type,
+    external_policy: TrafficPolicy,
+    findings: &mut Findings,
+) -> Option<PortNumber> {
+    const FIELD: &str = "spec.healthCheckNodePort";
+    const THEN: &str = "load balancers cannot ask whether this node has endpoints of the Service";
+    if service_type != Type::LoadBalancer || external_policy != TrafficPolicy::Local {
+        return None;
+    }
+    findings.port_number(&spec.health_check_node_port, FIELD, ZeroPort::IsWrong, THEN)
 }
 
 /// Whether connections may take the fast path, of which a Service can be left out by an annotation.

@@ -126,7 +126,7 @@ impl Files {
         let mut file = File { hash: hash(text), ..File::default() };
         for Entry { place, content } in manifest::parse(path, text) {
             let converted = match content {
-                Ok(Content::Service(raw)) => self.convert(&raw),
+                Ok(Content::Service(raw)) => self.convert(raw.as_ref()),
                 Ok(Content::Slice(raw)) => self.convert(&raw),
                 Ok(Content::ServiceCidr(raw)) => self.convert(&raw),
                 Ok(Content::Node(raw)) => match self.convert_node(&raw) {

@@ -19,7 +19,7 @@ pub(super) struct Entry {
 
 #[derive(Debug)]
 pub(super) enum Content {
-    Service(Lenient<slim::Service>),
+    Service(Box<Lenient<slim::Service>>),
     Slice(Lenient<slim::EndpointSlice>),
     ServiceCidr(Lenient<slim::ServiceCidr>),
     Node(Lenient<slim::Node>),
@@ -105,7 +105,7 @@ fn objects(mut document: Value, place: String, entries: &mut Vec<Entry>) {
 
 fn object(value: Value, kind: &str) -> Result<Content, String> {
     match kind {
-        "Service" => typed(value).map(Content::Service),
+        "Service" => typed(value).map(|service| Content::Service(Box::new(service))),
         "EndpointSlice" => typed(value).map(Content::Slice),
         "ServiceCIDR" => typed(value).map(Content::ServiceCidr),
         "Node" => typed(value).map(Content::Node),

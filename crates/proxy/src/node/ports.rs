@@ -42,6 +42,11 @@ impl PortAddresses {
         new
     }
 
+    /// Those of each family.
+    pub(crate) const fn all(&self) -> &PerFamily<NodePorts> {
+        &self.current
+    }
+
     /// Those of one family.
     pub(crate) const fn get(&self, family: Family) -> &NodePorts {
         self.current.get(family)

@@ -39,6 +39,11 @@ impl Register<'_> {
         self.add(IntGaugeVec::new(Opts::new(name, help), &[label])?)
     }
 
+    /// Of each family, by another label too, which comes first.
+    pub(super) fn gauges_by(&self, name: &str, help: &str, label: &str) -> Result<IntGaugeVec> {
+        self.add(IntGaugeVec::new(Opts::new(name, help), &[label, FAMILY])?)
+    }
+
     pub(super) fn gauge(&self, name: &str, help: &str) -> Result<IntGauge> {
         self.add(IntGauge::new(name, help)?)
     }

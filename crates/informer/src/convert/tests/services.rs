@@ -44,6 +44,25 @@ fn a_service_may_be_left_out_of_the_fast_path() {
 }
 
 #[test]
+fn load_balancers_with_policy_local_have_a_port_for_health_checks() {
+    let of = |kind: &str, policy: &str, port: Value| {
+        let spec = json!({"type": kind, "externalTrafficPolicy": policy, "healthCheckNodePort": port});
+        let (update, problems) = service(json!({"spec": spec}));
+        let Update::Service(service) = update else { panic!("{update:?}") };
+        (service.health_check_node_port.map(NonZeroU16::get), problems)
+    };
+    assert_eq!(of("LoadBalancer", "Local", json!(32_100)), (Some(32_100), vec![]));
+    for (kind, policy) in [("LoadBalancer", "Cluster"), ("NodePort", "Local"), ("ClusterIP", "Local")] {
+        assert_eq!(of(kind, policy, json!(32_100)), (None, vec![]), "{kind} {policy}");
+    }
+    for wrong in [json!(0), json!(70_000), json!("http"), json!(null)] {
+        let (port, problems) = of("LoadBalancer", "Local", wrong);
+        assert_eq!(port, None);
+        assert!(problems[0].starts_with("spec.healthCheckNodePort: "), "{problems:?}");
+    }
+}
+
+#[test]
 fn session_affinity() {
     let affinity = |spec: Value| good_service(json!({"spec": spec})).affinity.map(NonZeroU32::get);
     let timeout = |seconds: Value| json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": seconds}}});
@@ -261,7 +280,7 @@ fn host_names_of_load_balancers_are_ignored() {
 #[test]
 fn traffic_policies() {
     let external = |service_type: &str, ips: &[&str]| {
-        let spec = json!({"type": service_type, "externalIPs": ips, "externalTrafficPolicy": "Local"});
+        let spec = json!({"type": service_type, "externalIPs": ips, "externalTrafficPolicy": "Local", "healthCheckNodePort": 32_100});
         good_service(json!({"spec": spec})).external_policy
     };
     assert_eq!(external("NodePort", &[]), TrafficPolicy::Local);

@@ -379,6 +379,7 @@ pub(super) fn service_over(protocol: Protocol, name: &str) -> Update {
         load_balancer_ips: Vec::new(),
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
+        health_check_node_port: None,
         affinity: None,
         fast_path: true,
         source_ranges: Vec::new(),
