@@ -22,8 +22,7 @@ use crate::traffic::{self, Port};
 
 /// Of the emulated CPU: `-icount shift=1`.
 const NANOSECONDS: f64 = 2.0;
-/// Packets of a measurement: fewer than a CPU lets wait (`net.core.netdev_max_backlog`). It is made until some agree, and the least
-/// counts: something else on the CPU had part in the others.
+/// Packets of a measurement. It is made until some agree, and the least counts: something else on the CPU had part in the others.
 const PACKETS: usize = 800;
 const LONGEST: Duration = Duration::from_secs(10);
 const AGREEING: usize = 4;
@@ -200,7 +199,7 @@ fn by_length(node: &Node) -> Result<Vec<(usize, f64)>> {
 
 /// Instructions for each packet of a flow, of which so many of [`PACKETS`] arrive at the server.
 fn least(node: &Node, flow: &UdpSocket, arriving: usize) -> Result<f64> {
-    traffic::send(flow, PACKETS / 10)?;
+    traffic::send(flow, PACKETS)?;
     least_of(PACKETS, || {
         let before = received(&node.server.namespace, "eth0")?;
         let began = Instant::now();

@@ -195,6 +195,8 @@ pub(crate) fn open_flow(client: &Pod, to: SocketAddr, questions: usize) -> Resul
 pub(crate) fn send(flow: &UdpSocket, count: usize) -> Result<()> {
     for _ in 0..count {
         flow.send(&SMALL)?;
+        // Once a kernel thread has to forward what waits, it does so for as long as it does not get the CPU.
+        thread::yield_now();
     }
     Ok(())
 }
