@@ -21,7 +21,14 @@ impl Workload {
     /// # Errors
     /// The cluster is full, or a port is given twice.
     pub fn start(cluster: &Cluster, name: &str, ports: &[(Protocol, u16)]) -> Result<Self> {
-        let pod = cluster.pod(name)?;
+        Self::on(cluster.pod(name)?, name, ports)
+    }
+
+    /// Listens on these ports of a pod, in both families.
+    ///
+    /// # Errors
+    /// A port is given twice.
+    pub fn on(pod: Pod, name: &str, ports: &[(Protocol, u16)]) -> Result<Self> {
         let mut servers = Vec::new();
         for family in Family::ALL {
             for (protocol, port) in ports {

@@ -1,9 +1,10 @@
 //! Connections that last.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use e2e::{PATIENCE, Settings};
 use model::Family;
+use testing::netns::Namespace;
 use testing::traffic::{Flow, Stream};
 
 use crate::forwarded::Forwarded;
@@ -25,6 +26,46 @@ pub(crate) fn world(settings: &Settings) -> World {
 pub(crate) fn wait_for_devices(world: &mut World) {
     let wanted = "five devices in the flowtable of each family";
     world.proxy.wait(wanted, |proxy| Ok(proxy.metric("kubeproxy_fastpath_devices")? == [5.0, 5.0])).unwrap();
+}
+
+/// Waits until these devices are in the flowtable of each family, among others.
+pub(crate) fn wait_for_names(world: &mut World, names: &[&str]) {
+    let node = &world.cluster.clone().node;
+    let is_there = |family| names.iter().all(|name| flowtable(node, family).iter().any(|device| device == name));
+    let wanted = format!("{names:?} in the flowtable of each family");
+    world.proxy.wait(&wanted, |_| Ok(Family::ALL.into_iter().all(is_there))).unwrap();
+}
+
+/// The names of the devices in the flowtable of a family.
+pub(crate) fn flowtable(node: &Namespace, family: Family) -> Vec<String> {
+    let table = if family == Family::V4 { "ip" } else { "ip6" };
+    let listed = node.sh(&format!("nft list flowtable {table} kube-proxy fastpath")).unwrap();
+    let devices = listed.split_once("devices = {").and_then(|(_, rest)| rest.split_once('}'));
+    let names = devices.map_or("", |(devices, _)| devices).split(',').map(|name| name.trim().trim_matches('"'));
+    names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+/// Long connections to the ports 80 by TCP and 81 by UDP take the fast path in both directions, and the server sees the same client
+/// there as before.
+pub(crate) fn check_fast(forwarded: &Forwarded<'_>, from: &Namespace, to: IpAddr, seen: IpAddr, endpoint: &str) {
+    let mut stream = Stream::open(from, None, (to, 80).into()).unwrap();
+    assert_eq!(
+        (stream.reply().seen_source.ip(), stream.reply().endpoint.as_str()),
+        (seen, &*format!("{endpoint}:8080"))
+    );
+    forwarded.take();
+    exchange(&mut stream, 30);
+    assert!(forwarded.take() > 15, "TCP to {to}: the slow path comes first");
+    exchange(&mut stream, 20);
+    assert_eq!(forwarded.take(), 0, "TCP to {to}: the fast path follows");
+    let flow = Flow::open(from, None, (to, 81).into()).unwrap();
+    ask(&flow, 30);
+    assert!(forwarded.take() > 20, "UDP to {to}: the slow path comes first");
+    for _ in 0..20 {
+        let reply = flow.ask_within(PATIENCE).unwrap();
+        assert_eq!((reply.seen_source.ip(), reply.endpoint), (seen, format!("{endpoint}:5302")));
+    }
+    assert_eq!(forwarded.take(), 0, "UDP to {to}: the fast path follows");
 }
 
 /// A port of the Service.

@@ -6,6 +6,7 @@ mod devices;
 mod forwarded;
 mod invalidation;
 mod long;
+mod networks;
 mod offload;
 mod switching;
 #[allow(dead_code, reason = "shared with the other tests, which use all of it")]

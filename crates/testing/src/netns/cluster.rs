@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use model::Family;
@@ -16,8 +17,8 @@ use super::Namespace;
 ///          each "pod" end of the node is 10.1.0.1
 /// ```
 ///
-/// Everything has an IPv6 address next to the IPv4 one. Every packet between pods is routed by the node; there is no
-/// bridge. The node's default route leads to the client, which forwards nothing: what nothing on the node takes, such as
+/// Everything has an IPv6 address next to the IPv4 one. Every packet between pods is routed by the node, but for those
+/// between pods on a bridge, which [`Self::bridged_pod`] makes. The node's default route leads to the client, which forwards nothing: what nothing on the node takes, such as
 /// packets to a ClusterIP without a proxy, is lost there. The client's default route leads to the node.
 #[derive(Debug)]
 pub struct Cluster {
@@ -26,6 +27,7 @@ pub struct Cluster {
     /// A host outside the cluster.
     pub client: Namespace,
     last_pod: AtomicU8,
+    has_bridge: Mutex<bool>,
 }
 
 /// A pod of a [`Cluster`].
@@ -47,6 +49,9 @@ impl Cluster {
     /// The addresses of pods, IPv6.
     pub const POD_CIDR_V6: &str = "fd00:10:1::/48";
 
+    /// The bridge of [`Self::bridged_pod`].
+    pub const BRIDGE: &str = "cni0";
+
     /// Makes a node and a client.
     ///
     /// # Errors
@@ -56,10 +61,10 @@ impl Cluster {
         node.sysctl("net/ipv4/ip_forward", "1")?;
         node.sysctl("net/ipv6/conf/all/forwarding", "1")?;
         node.link("eth0", &client, "eth0")?;
-        let cluster = Self { node, client, last_pod: AtomicU8::new(1) };
+        let cluster = Self { node, client, last_pod: AtomicU8::new(1), has_bridge: Mutex::default() };
         for family in Family::ALL {
             let (node, client) = (Self::node_address(family), Self::client_address(family));
-            let length = if family == Family::V4 { 24 } else { 64 };
+            let length = prefix_length(family);
             cluster.node.add_address("eth0", &format!("{node}/{length}"))?;
             cluster.client.add_address("eth0", &format!("{client}/{length}"))?;
             cluster.node.ip(&format!("route add default via {client}"))?;
@@ -92,21 +97,91 @@ impl Cluster {
         }
     }
 
+    /// The node's address on the bridge, in place of [`Self::gateway_address`].
+    pub const fn bridge_address(family: Family) -> IpAddr {
+        match family {
+            Family::V4 => IpAddr::V4(bridged_v4(1)),
+            Family::V6 => IpAddr::V6(bridged_v6(1)),
+        }
+    }
+
     /// Adds a pod; the label is for messages.
     ///
     /// # Errors
     /// After 254 pods, or if `ip` fails.
     pub fn pod(&self, label: &str) -> Result<Pod> {
+        let pod = self.routed_pod(label)?;
+        pod.namespace.link("eth0", &self.node, &pod.node_interface)?;
+        self.route(&pod)?;
+        Ok(pod)
+    }
+
+    /// Adds a pod whose cable is a pair of netkit devices in place of veth, in their default mode, L3.
+    ///
+    /// # Errors
+    /// As [`Self::pod`], and with kernels before 6.7.
+    pub fn netkit_pod(&self, label: &str) -> Result<Pod> {
+        let pod = self.routed_pod(label)?;
+        let interface = &pod.node_interface;
+        // The `ip` of Debian 12 knows no more of netkit than its name.
+        self.node.ip(&format!("link add {interface} type netkit"))?;
+        let shown = self.node.ip(&format!("-oneline link show {interface}"))?;
+        let peer = shown.split_once('@').and_then(|(_, peer)| peer.split(':').next()).context("a netkit has a peer")?;
+        self.node.ip(&format!("link set {peer} netns {} name eth0", pod.namespace.path().display()))?;
+        self.node.ip(&format!("link set {interface} up"))?;
+        pod.namespace.ip("link set eth0 up")?;
+        self.route(&pod)?;
+        Ok(pod)
+    }
+
+    /// Adds a pod whose cable is a port of the bridge [`Self::BRIDGE`], which has the gateway's addresses. All pods there are
+    /// in one network, and reach each other without the node's routes.
+    ///
+    /// # Errors
+    /// As [`Self::pod`].
+    pub fn bridged_pod(&self, label: &str) -> Result<Pod> {
+        let (bridge, number) = (Self::BRIDGE, self.next_pod()?);
+        self.make_bridge()?;
+        let pod = Pod::new(label, number, bridged_v4(number), bridged_v6(number))?;
+        pod.namespace.link("eth0", &self.node, &pod.node_interface)?;
+        self.node.ip(&format!("link set {} master {bridge}", pod.node_interface))?;
+        for family in Family::ALL {
+            let (address, length) = (pod.address(family), prefix_length(family));
+            pod.namespace.add_address("eth0", &format!("{address}/{length}"))?;
+            pod.namespace.ip(&format!("route add default via {} dev eth0", Self::bridge_address(family)))?;
+        }
+        Ok(pod)
+    }
+
+    fn make_bridge(&self) -> Result<()> {
+        let mut is_there = self.has_bridge.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*is_there {
+            let name = Self::BRIDGE;
+            self.node.ip(&format!("link add {name} type bridge"))?;
+            self.node.ip(&format!("link set {name} up"))?;
+            for family in Family::ALL {
+                let (address, length) = (Self::bridge_address(family), prefix_length(family));
+                self.node.add_address(name, &format!("{address}/{length}"))?;
+            }
+            *is_there = true;
+        }
+        Ok(())
+    }
+
+    fn next_pod(&self) -> Result<u8> {
         let next = |last: u8| last.checked_add(1);
         let last = self.last_pod.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
-        let number = last.ok().and_then(next).context("a cluster has room for 254 pods")?;
-        let pod = Pod {
-            namespace: Namespace::new(label)?,
-            v4: pod_v4(number),
-            v6: pod_v6(number),
-            node_interface: format!("pod{number}"),
-        };
-        pod.namespace.link("eth0", &self.node, &pod.node_interface)?;
+        last.ok().and_then(next).context("a cluster has room for 254 pods")
+    }
+
+    /// A pod without a cable.
+    fn routed_pod(&self, label: &str) -> Result<Pod> {
+        let number = self.next_pod()?;
+        Pod::new(label, number, pod_v4(number), pod_v6(number))
+    }
+
+    /// Has the node and a pod know each other, through both ends of the pod's cable.
+    fn route(&self, pod: &Pod) -> Result<()> {
         for family in Family::ALL {
             let (address, gateway, interface) =
                 (pod.address(family), Self::gateway_address(family), &pod.node_interface);
@@ -116,11 +191,15 @@ impl Cluster {
             pod.namespace.ip(&format!("route add {gateway} dev eth0"))?;
             pod.namespace.ip(&format!("route add default via {gateway} dev eth0 src {address}"))?;
         }
-        Ok(pod)
+        Ok(())
     }
 }
 
 impl Pod {
+    fn new(label: &str, number: u8, v4: Ipv4Addr, v6: Ipv6Addr) -> Result<Self> {
+        Ok(Self { namespace: Namespace::new(label)?, v4, v6, node_interface: format!("pod{number}") })
+    }
+
     /// Its address in `family`.
     pub const fn address(&self, family: Family) -> IpAddr {
         match family {
@@ -136,4 +215,20 @@ const fn pod_v4(number: u8) -> Ipv4Addr {
 
 const fn pod_v6(number: u8) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0x10, 1, 0, 0, 0, 0, number as u16)
+}
+
+const fn bridged_v4(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 1, 1, number)
+}
+
+const fn bridged_v6(number: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x10, 1, 1, 0, 0, 0, number as u16)
+}
+
+/// Of a network of hosts that reach each other directly.
+const fn prefix_length(family: Family) -> u8 {
+    match family {
+        Family::V4 => 24,
+        Family::V6 => 64,
+    }
 }
