@@ -8,6 +8,7 @@ mod invalidation;
 mod long;
 mod networks;
 mod offload;
+mod others;
 mod switching;
 #[allow(dead_code, reason = "shared with the other tests, which use all of it")]
 #[path = "../it/world.rs"]
