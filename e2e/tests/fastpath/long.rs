@@ -39,8 +39,10 @@ pub(crate) fn wait_for_names(world: &mut World, names: &[&str]) {
 /// The names of the devices in the flowtable of a family.
 pub(crate) fn flowtable(node: &Namespace, family: Family) -> Vec<String> {
     let table = if family == Family::V4 { "ip" } else { "ip6" };
-    let listed = node.sh(&format!("nft list flowtable {table} kube-proxy fastpath")).unwrap();
-    let devices = listed.split_once("devices = {").and_then(|(_, rest)| rest.split_once('}'));
+    // With some hundred devices, `nft` does not show the one that it is asked for by name.
+    let listed = node.sh(&format!("nft list flowtables {table}")).unwrap();
+    let ours = listed.split_once(&format!("table {table} kube-proxy {{"));
+    let devices = ours.and_then(|(_, rest)| rest.split_once("devices = {")?.1.split_once('}'));
     let names = devices.map_or("", |(devices, _)| devices).split(',').map(|name| name.trim().trim_matches('"'));
     names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }

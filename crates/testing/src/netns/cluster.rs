@@ -153,6 +153,28 @@ impl Cluster {
         Ok(pod)
     }
 
+    /// Renames the node's end of the cable of a pod that is on no bridge; what the pod says its name was stays. Before Linux 6.2 the
+    /// device is down meanwhile.
+    ///
+    /// # Errors
+    /// If the name is taken.
+    pub fn rename(&self, pod: &Pod, name: &str) -> Result<()> {
+        let interface = &pod.node_interface;
+        if self.node.ip(&format!("link set {interface} name {name}")).is_ok() {
+            return Ok(());
+        }
+        for change in [format!("{interface} down"), format!("{interface} name {name}"), format!("{name} up")] {
+            self.node.ip(&format!("link set {change}"))?;
+        }
+        // Gone with what was down.
+        for family in Family::ALL {
+            let (address, gateway) = (pod.address(family), Self::gateway_address(family));
+            self.node.ip(&format!("address replace {gateway} dev {name} nodad"))?;
+            self.node.ip(&format!("route replace {address} dev {name} src {gateway}"))?;
+        }
+        Ok(())
+    }
+
     fn make_bridge(&self) -> Result<()> {
         let mut is_there = self.has_bridge.lock().unwrap_or_else(PoisonError::into_inner);
         if !*is_there {
