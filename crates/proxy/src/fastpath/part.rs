@@ -214,3 +214,6 @@ fn offloaded(conntrack: &mut Conntrack, family: Family) -> Result<u64> {
     }
     Ok(flows)
 }
+
+#[cfg(test)]
+mod tests;
