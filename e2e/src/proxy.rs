@@ -41,6 +41,8 @@ pub struct Proxy {
     /// Everything on disk: manifests, configuration, log.
     directory: TempDir,
     manifests: Manifests,
+    /// What it may do, as `setpriv` takes it.
+    capabilities: &'static str,
     process: Option<Child>,
 }
 
@@ -70,7 +72,13 @@ impl Proxy {
         for (parameter, value) in [("net/ipv4/icmp_msgs_per_sec", "1000000"), ("net/ipv4/icmp_msgs_burst", "10000")] {
             cluster.node.sysctl(parameter, value).ok();
         }
-        Ok(Self { cluster, directory, manifests, process: None })
+        // All the rights it needs, so that whatever is seen of it shows that they are enough.
+        Ok(Self { cluster, directory, manifests, capabilities: "-all,+net_admin", process: None })
+    }
+
+    /// Lets it make network namespaces, from its next start on.
+    pub const fn allow_namespaces(&mut self) {
+        self.capabilities = "-all,+net_admin,+sys_admin";
     }
 
     /// Starts it, and waits until everything in the manifest directory is in the kernel. Returns how long that took.
@@ -95,8 +103,7 @@ impl Proxy {
         // The kernel kills it with us: neither Ctrl-C nor a test run that is shot leaves it behind.
         let mut command = self.cluster.node.command("setpriv");
         command.args(["--pdeathsig", "KILL"]);
-        // All the rights it needs, so that whatever is seen of it shows that they are enough.
-        command.args(["--bounding-set=-all,+net_admin", "--inh-caps=-all", "--no-new-privs", "--"]).arg(binary()?);
+        command.args(["--bounding-set", self.capabilities, "--inh-caps=-all", "--no-new-privs", "--"]).arg(binary()?);
         command.arg("--manifest-dir").arg(self.manifests.directory()).arg("--config").arg(configuration);
         command.args(["--hostname-override", Self::NODE, "-v", "4"]);
         // Ctrl-C is for us to act on.
@@ -210,6 +217,14 @@ impl Proxy {
             }
             thread::sleep(POLL);
         }
+    }
+
+    /// The number of its process.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn process(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("it does not run")?.id())
     }
 
     /// Everything that it logged so far.

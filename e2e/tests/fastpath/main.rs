@@ -9,6 +9,7 @@ mod long;
 mod networks;
 mod offload;
 mod others;
+mod selftest;
 mod switching;
 #[allow(dead_code, reason = "shared with the other tests, which use all of it")]
 #[path = "../it/world.rs"]

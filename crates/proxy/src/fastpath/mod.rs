@@ -7,6 +7,7 @@ mod accounting;
 mod kernel;
 mod neighbours;
 mod part;
+mod selftest;
 
 use std::sync::Arc;
 use std::thread;
@@ -29,7 +30,7 @@ use self::part::Part;
 /// How often what was counted is asked for.
 const COUNTING: Duration = Duration::from_secs(10);
 
-/// Tells the fast path what happened to a family's table. Nobody listens any more if the fast path cannot work here.
+/// Tells the fast path what happened to a family's table.
 #[derive(Clone, Debug)]
 pub(crate) struct Teller(UnboundedSender<(Family, News)>);
 
@@ -79,6 +80,8 @@ pub(crate) fn start(
         metrics.fast_path_enabled(*family, false);
     }
     let work = move || {
+        // What does not work must not stay from an earlier start either.
+        let settings = settings.filter(|settings| try_out(settings, &families, &monitor).inspect_err(tell_off).is_ok());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
             match settings {
@@ -88,14 +91,21 @@ pub(crate) fn start(
         })
     };
     let named = thread::Builder::new().name("fastpath".to_owned());
-    named
-        .spawn(move || {
-            if let Err(error) = work() {
-                warn!("the fast path is off, all connections take the slow path: {error:#}");
-            }
-        })
-        .context("cannot start the thread of the fast path")?;
+    let thread = named.spawn(move || drop(work().inspect_err(tell_off)));
+    thread.context("cannot start the thread of the fast path")?;
     Ok(Teller(sender))
+}
+
+fn tell_off(error: &anyhow::Error) {
+    warn!("the fast path is off, all connections take the slow path: {error:#}");
+}
+
+/// Makes sure that the kernel can do it.
+fn try_out(settings: &config::FastPath, families: &[Family], monitor: &Monitor) -> Result<()> {
+    kernel::probe(&mut NfTables::open()?.known_to(monitor)?)?;
+    kernel::warn_of_defects();
+    // A dry run does nothing that could go wrong.
+    if settings.dry_run { Ok(()) } else { selftest::run(families) }
 }
 
 /// Takes away what an earlier start has left of the fast path in each table, once it is known to be there.
@@ -134,11 +144,7 @@ struct Schedule {
 }
 
 impl Task {
-    /// Makes sure that the kernel can do it.
     fn new(settings: config::FastPath, families: &[Family], monitor: &Monitor, metrics: Arc<Metrics>) -> Result<Self> {
-        let mut kernel = NfTables::open()?.known_to(monitor)?;
-        kernel::probe(&mut kernel)?;
-        kernel::warn_of_defects();
         let exclude: Result<Vec<_>, _> = settings.exclude_interfaces.iter().map(|text| Pattern::parse(text)).collect();
         let part = |family: &Family| {
             let config::FastPath { threshold, all_frontends, dry_run, .. } = settings;
@@ -149,7 +155,7 @@ impl Task {
             policy: Policy { exclude: exclude.context("fastpathExcludeInterfaces")? },
             parts: families.iter().map(part).collect(),
             settings,
-            kernel,
+            kernel: NfTables::open()?.known_to(monitor)?,
             conntrack: conntrack.ok(),
             metrics,
             accounting: Accounting::default(),
