@@ -116,6 +116,7 @@ fn a_kernel_without_flowtables_serves_all_the_same() {
     let has_flowtables = world.cluster.client.sh(probe).is_ok();
     let said = if has_flowtables { "the fast path is on" } else { "this kernel has no flowtables" };
     world.proxy.wait(said, |proxy| Ok(proxy.log().contains(said))).unwrap();
+    assert!(!world.proxy.log().contains("this process may not"), "it lacks no right");
     let enabled = if has_flowtables { 1.0 } else { 0.0 };
     assert_eq!(world.proxy.metric("kubeproxy_fastpath_enabled").unwrap(), [enabled; 2]);
     for family in Family::ALL {

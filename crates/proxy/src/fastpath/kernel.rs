@@ -1,11 +1,14 @@
 //! Whether this kernel can do it, and what is known to be wrong with it.
 
-use anyhow::{Context as _, Result};
+use std::io;
+
+use anyhow::Result;
 use netlink::NfTables;
+use nix::libc;
 use nix::sys::utsname::uname;
 use ruleset::{
-    Chain, ChainKind, Family, Flowtable, Hook, HookPoint, Interface, Kernel as _, Name, Op, Rule, Statement, Table,
-    Transaction,
+    Chain, ChainKind, CommitError, Family, Flowtable, Hook, HookPoint, Interface, Kernel as _, Name, Op, Rule,
+    Statement, Table, Transaction,
 };
 use tracing::warn;
 
@@ -28,11 +31,29 @@ pub(super) fn probe(kernel: &mut NfTables) -> Result<()> {
         Op::DeleteTable,
     ];
     let transaction = Transaction { ops, ..Transaction::new(Family::Ip, name) };
-    kernel.commit(&transaction).context(
-        "this kernel has no flowtables, or no permission to load them: run `modprobe nft_flow_offload nf_flow_table`, or use a \
-         kernel built with CONFIG_NF_FLOW_TABLE and CONFIG_NFT_FLOW_OFFLOAD",
-    )?;
-    Ok(())
+    kernel.commit(&transaction).map(drop).map_err(|error| {
+        let advice = advice(&error);
+        anyhow::Error::new(error).context(advice)
+    })
+}
+
+/// What is missing, and what to do. The kernel says the same of missing modules as of missing devices, but `lo` is always there.
+fn advice(error: &CommitError) -> &'static str {
+    let source = match error {
+        CommitError::Refused { source, .. } | CommitError::Unknown { source, .. } => Some(source),
+        CommitError::Rejected { rejections } => rejections.first().map(|rejection| &rejection.source),
+    };
+    match source.and_then(io::Error::raw_os_error) {
+        Some(libc::EPERM | libc::EACCES) => {
+            "this process may not make flowtables: give it the capability NET_ADMIN, and see whether a security module or a seccomp \
+             profile of the node forbids it"
+        }
+        Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT) => {
+            "this kernel has no flowtables: run `modprobe -a nft_flow_offload nf_flow_table_inet`, or use a kernel built with \
+             CONFIG_NF_FLOW_TABLE and CONFIG_NFT_FLOW_OFFLOAD"
+        }
+        _ => "this kernel did not make a flowtable that was to try whether it can: start again, or use another kernel",
+    }
 }
 
 /// Warns of what is known to be wrong with flowtables of the running kernel.
@@ -85,7 +106,32 @@ fn defects((major, minor, patch): Version) -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use ruleset::Rejection;
+
     use super::*;
+
+    #[test]
+    fn a_missing_right_is_no_missing_flowtable() {
+        let source = io::Error::from_raw_os_error;
+        let whole = |errno| CommitError::Refused { table: "ip t".to_owned(), advice: "", source: source(errno) };
+        let one = |errno| {
+            let operation = "add flowtable ip t f".to_owned();
+            let rejection = Rejection { operation, position: (1, None), element: None, source: source(errno) };
+            CommitError::Rejected { rejections: vec![rejection] }
+        };
+        for errno in [libc::EPERM, libc::EACCES] {
+            assert!([whole(errno), one(errno)].iter().all(|error| advice(error).contains("NET_ADMIN")));
+        }
+        for errno in [libc::ENOENT, libc::EOPNOTSUPP, libc::EPROTONOSUPPORT] {
+            assert!([whole(errno), one(errno)].iter().all(|error| advice(error).contains("has no flowtables")));
+        }
+        for errno in [libc::ENOMEM, libc::EINVAL] {
+            let other = advice(&one(errno));
+            assert!(!other.contains("NET_ADMIN") && !other.contains("has no"), "{other}");
+        }
+        let lost = CommitError::Unknown { table: "ip t".to_owned(), source: io::ErrorKind::UnexpectedEof.into() };
+        assert_eq!(advice(&lost), advice(&one(libc::ENOMEM)));
+    }
 
     #[test]
     fn kernels_are_told_apart() {
