@@ -75,9 +75,20 @@ pub struct FastPath {
     pub min_interface_sync_period: Duration,
     /// How often all interfaces are looked at, whatever the kernel tells (`fastpathInterfaceSyncPeriod`). More than zero.
     pub interface_sync_period: Duration,
-    /// How long a connection may skip the rules before one packet has to follow them again (`fastpathRevalidationPeriod`); `None`
-    /// leaves that to the kernel.
-    pub revalidation_period: Option<Duration>,
+    /// How long a connection may skip the rules before one packet has to follow them again (`fastpathRevalidationPeriod`).
+    pub revalidation: Revalidation,
+}
+
+/// When connections in the flowtable have to follow the rules again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Revalidation {
+    /// It depends on the kernel, some of which lose connections that never do.
+    #[default]
+    ByKernel,
+    /// When they have been idle, and not before (`0s`).
+    Never,
+    /// After this time, which is more than zero.
+    Every(Duration),
 }
 
 /// How to log (`logging`).
@@ -182,7 +193,7 @@ impl Default for FastPath {
             exclude_interfaces: Vec::new(),
             min_interface_sync_period: Duration::from_secs(5),
             interface_sync_period: Duration::from_mins(1),
-            revalidation_period: None,
+            revalidation: Revalidation::ByKernel,
         }
     }
 }

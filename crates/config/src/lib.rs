@@ -12,7 +12,7 @@ pub mod v1alpha1;
 mod validate;
 mod values;
 
-pub use config::{Config, Conntrack, FastPath, Logging, Masquerade};
+pub use config::{Config, Conntrack, FastPath, Logging, Masquerade, Revalidation};
 pub use duration::{GoDuration, ParseGoDurationError};
 pub use error::{ConfigError, ErrorKind, FieldError, FieldErrors, Warning};
 pub use values::{

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use config::{Config, LocalTraffic, LogFormat, NodePortAddresses};
+use config::{Config, LocalTraffic, LogFormat, NodePortAddresses, Revalidation};
 use model::PerFamily;
 
 fn load(fields: &str) -> Result<Config, String> {
@@ -108,6 +108,16 @@ fn conntrack_tells_zero_from_missing() {
     assert_eq!(conntrack.udp_timeout, Some(Duration::from_secs(10)));
     assert_eq!(conntrack.udp_stream_timeout, None);
     assert!(conntrack.tcp_be_liberal);
+}
+
+#[test]
+fn the_revalidation_period_tells_zero_from_missing() {
+    let revalidation = |fields| config(fields).fast_path.unwrap().revalidation;
+    assert_eq!(revalidation(""), Revalidation::ByKernel);
+    assert_eq!(revalidation("nftables: {fastpathRevalidationPeriod: null}"), Revalidation::ByKernel);
+    assert_eq!(revalidation("nftables: {fastpathRevalidationPeriod: 0s}"), Revalidation::Never);
+    let hour = Revalidation::Every(Duration::from_hours(1));
+    assert_eq!(revalidation("nftables: {fastpathRevalidationPeriod: 1h}"), hour);
 }
 
 #[test]

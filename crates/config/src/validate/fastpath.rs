@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::numbers::{NOT_NEGATIVE, POSITIVE};
 use super::{Check, quoted};
-use crate::InterfaceName;
-use crate::config::FastPath;
+use crate::config::{FastPath, Revalidation};
 use crate::v1alpha1::Nftables;
+use crate::{GoDuration, InterfaceName};
 
 impl Check {
     pub(super) fn fast_path(&mut self, written: &Nftables) -> Option<FastPath> {
@@ -27,9 +27,6 @@ impl Check {
         };
         let (min, period) = (written.fastpath_min_interface_sync_period, written.fastpath_interface_sync_period);
         let (min_path, path) = (nftables("FastpathMinInterfaceSyncPeriod"), nftables("FastpathInterfaceSyncPeriod"));
-        let revalidation_path = nftables("FastpathRevalidationPeriod");
-        let zero = Duration::ZERO;
-        let revalidation = self.period(&revalidation_path, written.fastpath_revalidation_period, zero, NOT_NEGATIVE);
         let settings = FastPath {
             threshold: threshold.unwrap_or(default.threshold),
             all_frontends: self.scope(written.fastpath_scope.as_deref()),
@@ -37,9 +34,19 @@ impl Check {
             exclude_interfaces: self.interfaces(written.fastpath_exclude_interfaces.as_deref().unwrap_or_default()),
             min_interface_sync_period: self.period(&min_path, min, default.min_interface_sync_period, NOT_NEGATIVE),
             interface_sync_period: self.period(&path, period, default.interface_sync_period, POSITIVE),
-            revalidation_period: (!revalidation.is_zero()).then_some(revalidation),
+            revalidation: self.revalidation(written.fastpath_revalidation_period),
         };
         threshold.map(|_| settings)
+    }
+
+    fn revalidation(&mut self, written: Option<GoDuration>) -> Revalidation {
+        if written.is_none() {
+            return Revalidation::ByKernel;
+        }
+        match self.period(&nftables("FastpathRevalidationPeriod"), written, Duration::ZERO, NOT_NEGATIVE) {
+            Duration::ZERO => Revalidation::Never,
+            period => Revalidation::Every(period),
+        }
     }
 
     fn scope(&mut self, written: Option<&str>) -> bool {

@@ -103,7 +103,7 @@ fn tell_off(error: &anyhow::Error) {
 /// Makes sure that the kernel can do it.
 fn try_out(settings: &config::FastPath, families: &[Family], monitor: &Monitor) -> Result<()> {
     kernel::probe(&mut NfTables::open()?.known_to(monitor)?)?;
-    kernel::warn_of_defects();
+    kernel::warn_of_defects(kernel::revalidation_period(settings.revalidation));
     // A dry run does nothing that could go wrong.
     if settings.dry_run { Ok(()) } else { selftest::run(families) }
 }
@@ -121,6 +121,8 @@ async fn remove(monitor: &Monitor, mut news: UnboundedReceiver<(Family, News)>) 
 
 struct Task {
     settings: config::FastPath,
+    /// How long connections may skip the rules.
+    revalidation_period: Option<Duration>,
     policy: Policy,
     kernel: NfTables,
     conntrack: Option<Conntrack>,
@@ -150,11 +152,16 @@ impl Task {
             let config::FastPath { threshold, all_frontends, dry_run, .. } = settings;
             Part::new(FastPath { family: *family, threshold, all_frontends, dry_run })
         };
+        let revalidation_period = kernel::revalidation_period(settings.revalidation);
+        if let Some(period) = revalidation_period {
+            info!(?period, "of each connection in the fast path, one packet follows the rules again after each period");
+        }
         let conntrack = Conntrack::open().inspect_err(|error| warn!("offloaded connections are not counted: {error}"));
         Ok(Self {
             policy: Policy { exclude: exclude.context("fastpathExcludeInterfaces")? },
             parts: families.iter().map(part).collect(),
             settings,
+            revalidation_period,
             kernel: NfTables::open()?.known_to(monitor)?,
             conntrack: conntrack.ok(),
             metrics,
@@ -169,7 +176,7 @@ impl Task {
     async fn run(mut self, mut news: UnboundedReceiver<(Family, News)>) -> Result<()> {
         let mut links = Links::open()?;
         let now = Instant::now();
-        let revalidation = self.settings.revalidation_period.map(|period| now + period);
+        let revalidation = self.revalidation_period.map(|period| now + period);
         let mut schedule = Schedule { links: None, counts: now + COUNTING, revalidation };
         loop {
             let next = schedule.links.into_iter().chain([schedule.counts]).chain(schedule.revalidation).min();
@@ -196,7 +203,7 @@ impl Task {
     async fn work(&mut self, links: &Links, schedule: &mut Schedule) {
         let now = Instant::now();
         if schedule.revalidation.is_some_and(|at| at <= now) {
-            schedule.revalidation = self.settings.revalidation_period.map(|period| now + period);
+            schedule.revalidation = self.revalidation_period.map(|period| now + period);
             debug!("connections in the fast path follow the rules for one packet");
             self.parts.iter_mut().for_each(Part::renew);
             schedule.links = Some(now);
