@@ -15,8 +15,8 @@ pub struct FlowCheck {
     /// Where the clients send to.
     pub frontend: Frontend,
     /// Endpoints whose flows stay as they are, whether or not new flows go there: of UDP those that serve, of TCP all that there are.
-    /// None if the frontend is gone, or has no endpoints.
-    pub serving: BTreeSet<SocketAddr>,
+    /// `None` if no Service has the frontend any more.
+    pub serving: Option<BTreeSet<SocketAddr>>,
 }
 
 /// What becomes of the flows of one port.
@@ -42,7 +42,7 @@ impl Fingerprint {
 /// The checks that are to be made.
 #[derive(Debug, Default)]
 pub(crate) struct Flows {
-    checks: BTreeMap<Frontend, BTreeSet<SocketAddr>>,
+    checks: BTreeMap<Frontend, Option<BTreeSet<SocketAddr>>>,
     /// Of the change at hand: frontends that a port gave up, and those that a port has, in whichever order they are told.
     given_up: BTreeSet<Frontend>,
     served: BTreeMap<Frontend, BTreeSet<SocketAddr>>,
@@ -81,8 +81,9 @@ impl Flows {
 
     /// The change at hand is complete. What one port gave up another may have.
     pub(crate) fn settle(&mut self) {
-        self.checks.extend(std::mem::take(&mut self.given_up).into_iter().map(|frontend| (frontend, BTreeSet::new())));
-        self.checks.append(&mut self.served);
+        self.checks.extend(std::mem::take(&mut self.given_up).into_iter().map(|frontend| (frontend, None)));
+        let served = std::mem::take(&mut self.served);
+        self.checks.extend(served.into_iter().map(|(frontend, serving)| (frontend, Some(serving))));
     }
 
     /// The checks since the last call.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use model::Family;
+use model::{Family, Protocol};
 use ruleset::{Comparison, Interface, Selector, Statement};
 
 /// What the configuration and the node decide about the ruleset of one family.
@@ -36,6 +36,17 @@ pub enum Offloads {
     ClusterIps,
     /// Those to any frontend: NodePorts, external IPs and load balancer addresses, too.
     AllFrontends,
+}
+
+impl Offloads {
+    /// Whether flows of this protocol outlive their endpoints, so that it has to be followed where they lead.
+    pub(crate) fn follows(self, protocol: Protocol) -> bool {
+        match protocol {
+            Protocol::Udp => true,
+            Protocol::Tcp => self != Self::Nothing,
+            Protocol::Sctp => false,
+        }
+    }
 }
 
 /// What packets of the pods on this node have in common (detectLocalMode, contract §3.11).

@@ -6,7 +6,7 @@
 
 mod checks;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::mem::{Discriminant, discriminant, take};
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result};
 use compiler::{FlowCheck, table_family};
 use model::{Family, PerFamily, Protocol};
 use netlink::{Conntrack, Flow, Flows, Tally};
-use telemetry::Metrics;
+use telemetry::{Invalidation, Metrics};
 use tracing::{debug, info, warn};
 
 use self::checks::Checks;
@@ -239,17 +239,19 @@ impl<C: Connections> Worker<C> {
         let began = Instant::now();
         let offloaded = protocol == Protocol::Tcp;
         let flows = Flows { family: table_family(family), protocol: protocol.number(), offloaded };
-        let mut invalidated = 0;
+        let mut invalidated = BTreeMap::from(Invalidation::ALL.map(|reason| (reason, 0)));
         let is_stale = &mut |flow: &Flow| {
-            let is_stale = checks.is_stale(protocol, flow, own);
-            invalidated += u64::from(is_stale && flow.is_offloaded);
-            is_stale
+            let reason = checks.stale(protocol, flow, own);
+            if let Some(reason) = reason.filter(|_| flow.is_offloaded) {
+                *invalidated.entry(reason).or_default() += 1;
+            }
+            reason.is_some()
         };
         let Tally { listed, deleted, refused, complete, .. } =
             self.connections.delete(flows, is_stale).map_err(Problem::List)?;
         let took = began.elapsed();
         self.metrics.connections_reconciled(family, took, deleted);
-        self.metrics.fast_path_invalidated(invalidated);
+        invalidated.into_iter().for_each(|(reason, flows)| self.metrics.fast_path_invalidated(reason, flows));
         debug!(%family, %protocol, listed, entriesDeleted = deleted, ?took, "Finished reconciling conntrack entries");
         match refused {
             Some((count, source)) => Err(Problem::Refused { count, source }),

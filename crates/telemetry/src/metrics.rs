@@ -11,7 +11,7 @@ use prometheus::{GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, In
 use self::fastpath::FastPath;
 use self::register::Register;
 
-pub use self::fastpath::InterfaceSync;
+pub use self::fastpath::{InterfaceSync, Invalidation};
 
 const FAMILY: &str = "ip_family";
 

@@ -10,6 +10,12 @@ use crate::forwarded::Forwarded;
 use crate::long::{PORTS, address, exchange, offloaded, world};
 use crate::world::{End, World, service};
 
+/// The connections that were taken out of the flowtable, because of their endpoints and because of their Services; and how many of
+/// them there are where each family has one.
+const INVALIDATED: &str = "kubeproxy_fastpath_invalidated_flows_total";
+const FOR_ENDPOINTS: [f64; 2] = [2.0, 0.0];
+const FOR_SERVICES: [f64; 2] = [0.0, 2.0];
+
 fn endpoints(world: &mut World, ends: &[End]) {
     let [v4, v6] = world.slices("web", &PORTS, ends);
     world.apply(&[&service("web", 1, &PORTS), &v4, &v6]);
@@ -44,8 +50,7 @@ fn udp_leaves_an_endpoint_that_is_gone() {
     endpoints(&mut world, &[(1, "l")]);
     let deadline = Instant::now() + PATIENCE;
     senders.iter().for_each(|sender| sender.expect(&["web-0:5302", "web-1:5302"], deadline));
-    let invalidated = world.proxy.metric("kubeproxy_fastpath_invalidated_flows_total").unwrap();
-    assert_eq!(invalidated, [2.0]);
+    assert_eq!(world.proxy.metric(INVALIDATED).unwrap(), FOR_ENDPOINTS);
 }
 
 #[test]
@@ -63,6 +68,7 @@ fn tcp_stays_with_an_endpoint_while_there_is_one_and_ends_with_it() {
     assert_eq!(forwarded.take(), 0, "they never left the fast path");
     endpoints(&mut world, &[(1, "l")]);
     ends(&mut streams, "it goes on to an endpoint that the Service does not have");
+    assert_eq!(world.proxy.metric(INVALIDATED).unwrap(), FOR_ENDPOINTS);
 }
 
 #[test]
@@ -73,4 +79,5 @@ fn tcp_to_a_service_that_is_deleted_ends() {
     let mut streams = offloaded(&world, &forwarded);
     world.apply(&[&service("other", 2, &PORTS)]);
     ends(&mut streams, "it outlives its Service");
+    assert_eq!(world.proxy.metric(INVALIDATED).unwrap(), FOR_SERVICES);
 }

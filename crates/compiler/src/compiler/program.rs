@@ -78,12 +78,9 @@ impl Compiler {
     ///
     /// Datagrams may not go on to an endpoint that does not serve. A TCP connection in a flowtable may, as long as there is the endpoint.
     fn serving(&self, protocol: Protocol, endpoints: &[PortEndpoint<'_>]) -> BTreeSet<SocketAddr> {
-        let stays = |endpoint: &&PortEndpoint<'_>| match protocol {
-            Protocol::Udp => endpoint.endpoint.serving,
-            Protocol::Tcp => self.options.offloads != Offloads::Nothing,
-            Protocol::Sctp => false,
-        };
-        endpoints.iter().filter(stays).map(PortEndpoint::socket).collect()
+        let stays = |endpoint: &&PortEndpoint<'_>| protocol == Protocol::Tcp || endpoint.endpoint.serving;
+        let endpoints = endpoints.iter().filter(|_| self.options.offloads.follows(protocol));
+        endpoints.filter(stays).map(PortEndpoint::socket).collect()
     }
 
     /// Replaces the claims of a Service, and returns the Services that gained or lost a frontend by it.

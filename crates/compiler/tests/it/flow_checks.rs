@@ -28,6 +28,7 @@ fn udp_slice(service: &str, target: u16, endpoints: &[(&str, &str)]) -> Update {
 /// Checks as text: frontend and who serves.
 fn checks(world: &mut World) -> Vec<String> {
     let told = |FlowCheck { frontend, serving }: FlowCheck| {
+        let Some(serving) = serving else { return format!("{frontend} gone") };
         let serving: Vec<_> = serving.iter().map(ToString::to_string).collect();
         format!("{frontend} {}", serving.join(" "))
     };
@@ -78,9 +79,10 @@ fn scale_to_zero_and_deletion() {
     let mut moved = udp("dns", "172.30.0.10");
     moved.ports[0].node_port = Some(port(3002));
     world.apply([Update::Service(moved)]);
-    assert_eq!(checks(&mut world), ["node port 3001/udp ".to_owned(), format!("node port 3002/udp {ALL}")]);
+    assert_eq!(checks(&mut world), ["node port 3001/udp gone".to_owned(), format!("node port 3002/udp {ALL}")]);
     world.apply([Update::ServiceGone(ServiceName::new("ns", "dns"))]);
-    assert_eq!(checks(&mut world), [nobody[0], nobody[1], "node port 3002/udp "]);
+    let gone = ["5.6.7.8:80/udp gone", "172.30.0.10:80/udp gone", "node port 3002/udp gone"];
+    assert_eq!(checks(&mut world), gone);
 }
 
 /// What one Service gives up, another may have taken in the same change, whichever is named first.
@@ -97,7 +99,7 @@ fn a_frontend_that_changes_hands() {
             checks(&mut world),
             [
                 "5.6.7.8:80/udp 10.180.0.2:53",
-                "172.30.0.10:80/udp ",
+                "172.30.0.10:80/udp gone",
                 "172.30.0.11:80/udp 10.180.0.2:53",
                 "node port 3001/udp 10.180.0.2:53"
             ]
@@ -260,8 +262,10 @@ fn tcp_flows_are_looked_at_when_an_endpoint_or_a_frontend_goes() {
     }
     world.apply([slice("web", 80, &ENDS[..2])]);
     assert_eq!(checks(&mut world), ["172.30.0.41:80/tcp 10.180.0.1:80 10.180.0.2:80"]);
-    world.apply([Update::ServiceGone(ServiceName::new("ns", "web"))]);
+    world.apply([slice("web", 80, &[])]);
     assert_eq!(checks(&mut world), ["172.30.0.41:80/tcp "]);
+    world.apply([Update::ServiceGone(ServiceName::new("ns", "web"))]);
+    assert_eq!(checks(&mut world), ["172.30.0.41:80/tcp gone"]);
 }
 
 /// A port that gets another name is another port, and its connections are none the worse for it.

@@ -6,10 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use compiler::{FlowCheck, Frontend};
 use model::{PortNumber, Protocol};
 use netlink::Flow;
+use telemetry::Invalidation;
 
 /// Frontends, and the endpoints whose flows stay as they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Checks(HashMap<Frontend, BTreeSet<SocketAddr>>);
+pub(super) struct Checks(HashMap<Frontend, Option<BTreeSet<SocketAddr>>>);
 
 impl Checks {
     /// Adds checks. Of those of one frontend, the last one counts.
@@ -39,20 +40,21 @@ impl Checks {
         [Protocol::Udp, Protocol::Tcp].into_iter().filter(is_there)
     }
 
-    /// Whether a flow goes to one of the frontends and leads elsewhere than to the endpoints that serve: to one that is gone,
-    /// or to none, as it was when it began. `own` are the node's addresses, but for loopback.
-    pub(super) fn is_stale(&self, protocol: Protocol, flow: &Flow, own: &BTreeSet<IpAddr>) -> bool {
+    /// Why a flow to one of the frontends is stale, if it is: it leads elsewhere than to the endpoints that serve, to one that is gone
+    /// or to none, as it was when it began, or no Service has the frontend. `own` are the node's addresses, but for loopback.
+    pub(super) fn stale(&self, protocol: Protocol, flow: &Flow, own: &BTreeSet<IpAddr>) -> Option<Invalidation> {
         let destination = flow.original.destination;
-        let Some(port) = PortNumber::new(destination.port()).filter(|_| flow.protocol == protocol.number()) else {
-            return false;
-        };
+        let port = PortNumber::new(destination.port()).filter(|_| flow.protocol == protocol.number())?;
         let address = destination.ip();
         // As in the rules, which look for an address first.
-        let serving = self.0.get(&Frontend::Address { address, protocol, port }).or_else(|| {
+        let check = self.0.get(&Frontend::Address { address, protocol, port }).or_else(|| {
             let node_port = self.0.get(&Frontend::NodePort { protocol, port });
             node_port.filter(|_| own.contains(&address))
         });
-        serving.is_some_and(|serving| !serving.contains(&flow.reply.source))
+        match check? {
+            None => Some(Invalidation::Service),
+            Some(serving) => (!serving.contains(&flow.reply.source)).then_some(Invalidation::Endpoint),
+        }
     }
 }
 
@@ -83,9 +85,14 @@ mod tests {
         Frontend::NodePort { protocol: Protocol::Udp, port: PortNumber::new(port).unwrap() }
     }
 
+    fn is_stale(checks: &Checks, protocol: Protocol, flow: &Flow) -> bool {
+        checks.stale(protocol, flow, &own()).is_some()
+    }
+
     fn checks(list: &[(Frontend, &[&str])]) -> Checks {
         let mut checks = Checks::default();
-        let check = |(frontend, serving): &(_, &[&str])| FlowCheck { frontend: *frontend, serving: sockets(serving) };
+        let check =
+            |(frontend, serving): &(_, &[&str])| FlowCheck { frontend: *frontend, serving: Some(sockets(serving)) };
         checks.add(list.iter().map(check).collect());
         checks
     }
@@ -127,7 +134,7 @@ mod tests {
                 for (answers, serves) in [(SERVING, true), (ALSO_SERVING, true), (GONE, false), (to.as_str(), false)] {
                     for (protocol, is_udp) in [(17, true), (6, false), (132, false), (136, false)] {
                         let expected = same_port && !serves && is_udp;
-                        let is_stale = checks.is_stale(Protocol::Udp, &flow(protocol, &to, answers), &own());
+                        let is_stale = is_stale(&checks, Protocol::Udp, &flow(protocol, &to, answers));
                         assert_eq!(is_stale, expected, "{kind}: {protocol} to {to}, {answers} answers");
                         stale += usize::from(is_stale);
                     }
@@ -146,15 +153,15 @@ mod tests {
             ("192.0.2.10:30053", SERVING),
             ("192.0.2.10:30053", "192.0.2.10:30053"),
         ] {
-            assert!(checks.is_stale(Protocol::Udp, &flow(17, to, answers), &own()), "{to} {answers}");
+            assert!(is_stale(&checks, Protocol::Udp, &flow(17, to, answers)), "{to} {answers}");
         }
     }
 
     #[test]
     fn an_endpoint_whose_port_changed_is_another_one() {
         let checks = checks(&[(at("10.96.0.10:53"), &["10.1.0.2:5354"])]);
-        assert!(checks.is_stale(Protocol::Udp, &flow(17, "10.96.0.10:53", "10.1.0.2:5353"), &own()));
-        assert!(!checks.is_stale(Protocol::Udp, &flow(17, "10.96.0.10:53", "10.1.0.2:5354"), &own()));
+        assert!(is_stale(&checks, Protocol::Udp, &flow(17, "10.96.0.10:53", "10.1.0.2:5353")));
+        assert!(!is_stale(&checks, Protocol::Udp, &flow(17, "10.96.0.10:53", "10.1.0.2:5354")));
     }
 
     /// TCP and UDP of one address and port are different frontends, and of each only its own flows are looked at.
@@ -180,14 +187,14 @@ mod tests {
             (Protocol::Tcp, "192.0.2.10:30053", SERVING, true),
         ] {
             let flow = flow(protocol.number(), to, answers);
-            assert_eq!(both.is_stale(protocol, &flow, &own()), stale, "{protocol} to {to}, {answers} answers");
+            assert_eq!(is_stale(&both, protocol, &flow), stale, "{protocol} to {to}, {answers} answers");
             let other = if protocol == Protocol::Udp { Protocol::Tcp } else { Protocol::Udp };
-            assert!(!both.is_stale(other, &flow, &own()), "{other} is asked for, it is {protocol}");
+            assert!(!is_stale(&both, other, &flow), "{other} is asked for, it is {protocol}");
         }
         assert_eq!(both.protocols().collect::<Vec<_>>(), [Protocol::Udp, Protocol::Tcp]);
         let of_tcp = checks(&[(tcp(cluster_ip), &[])]);
         assert_eq!(of_tcp.protocols().collect::<Vec<_>>(), [Protocol::Tcp]);
-        assert!(!of_tcp.is_stale(Protocol::Udp, &flow(17, "10.96.0.10:53", GONE), &own()));
+        assert!(!is_stale(&of_tcp, Protocol::Udp, &flow(17, "10.96.0.10:53", GONE)));
     }
 
     /// Other hosts may use the number of a NodePort for something else, and flows to them pass through this node.
@@ -202,7 +209,7 @@ mod tests {
             ("10.1.0.2:30053", false),
             ("127.0.0.1:30053", false),
         ] {
-            assert_eq!(checks.is_stale(Protocol::Udp, &flow(17, to, GONE), &own()), stale, "{to}");
+            assert_eq!(is_stale(&checks, Protocol::Udp, &flow(17, to, GONE)), stale, "{to}");
         }
     }
 
@@ -211,28 +218,42 @@ mod tests {
         let checks = checks(&[(at("10.96.0.10:53"), &[SERVING])]);
         assert!(!checks.have_node_ports());
         for to in ["10.96.0.11:53", "192.0.2.10:30053", "192.0.2.10:53", "[fd00::10]:53"] {
-            assert!(!checks.is_stale(Protocol::Udp, &flow(17, to, GONE), &own()), "{to}");
+            assert!(!is_stale(&checks, Protocol::Udp, &flow(17, to, GONE)), "{to}");
         }
-        assert!(!checks.is_stale(Protocol::Udp, &flow(17, "10.96.0.10:0", GONE), &own()), "port 0 is none");
+        assert!(!is_stale(&checks, Protocol::Udp, &flow(17, "10.96.0.10:0", GONE)), "port 0 is none");
     }
 
     /// An external IP may be an address of the node: the Service that owns it there comes before NodePorts.
     #[test]
     fn an_address_comes_before_a_node_port() {
         let checks = checks(&[(at("192.0.2.10:30053"), &[SERVING]), (node_port(30053), &[ALSO_SERVING])]);
-        assert!(!checks.is_stale(Protocol::Udp, &flow(17, "192.0.2.10:30053", SERVING), &own()));
-        assert!(checks.is_stale(Protocol::Udp, &flow(17, "192.0.2.10:30053", ALSO_SERVING), &own()));
-        assert!(checks.is_stale(Protocol::Udp, &flow(17, "10.1.0.1:30053", SERVING), &own()));
+        assert!(!is_stale(&checks, Protocol::Udp, &flow(17, "192.0.2.10:30053", SERVING)));
+        assert!(is_stale(&checks, Protocol::Udp, &flow(17, "192.0.2.10:30053", ALSO_SERVING)));
+        assert!(is_stale(&checks, Protocol::Udp, &flow(17, "10.1.0.1:30053", SERVING)));
     }
 
     #[test]
     fn of_several_checks_of_a_frontend_the_last_one_counts() {
         let frontend = at("10.96.0.10:53");
         let mut first = checks(&[(frontend, &[GONE]), (node_port(1), &[])]);
-        first.add(vec![FlowCheck { frontend, serving: sockets(&[SERVING]) }]);
+        first.add(vec![FlowCheck { frontend, serving: Some(sockets(&[SERVING])) }]);
         assert_eq!(first, checks(&[(frontend, &[SERVING]), (node_port(1), &[])]));
 
         first.add_older(checks(&[(frontend, &[GONE]), (node_port(2), &[GONE])]));
         assert_eq!(first, checks(&[(frontend, &[SERVING]), (node_port(1), &[]), (node_port(2), &[GONE])]));
+    }
+
+    #[test]
+    fn an_endpoint_that_is_gone_is_told_from_a_service_that_is() {
+        let frontend = at("10.96.0.10:53");
+        let mut checks = checks(&[(frontend, &[]), (node_port(30053), &[SERVING])]);
+        let reason = |checks: &Checks, to, answers| checks.stale(Protocol::Udp, &flow(17, to, answers), &own());
+        assert_eq!(reason(&checks, "10.96.0.10:53", SERVING), Some(Invalidation::Endpoint), "it has none any more");
+        assert_eq!(reason(&checks, "192.0.2.10:30053", GONE), Some(Invalidation::Endpoint));
+        assert_eq!(reason(&checks, "192.0.2.10:30053", SERVING), None);
+        checks.add([frontend, node_port(30053)].map(|frontend| FlowCheck { frontend, serving: None }).to_vec());
+        for (to, answers) in [("10.96.0.10:53", SERVING), ("192.0.2.10:30053", SERVING), ("10.96.0.10:53", GONE)] {
+            assert_eq!(reason(&checks, to, answers), Some(Invalidation::Service), "{to}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 
 use compiler::Frontend;
 use model::PortNumber;
@@ -92,12 +92,12 @@ fn frontend(socket: &str, protocol: Protocol) -> Frontend {
 
 fn check(frontend: &str, serving: &[&str]) -> FlowCheck {
     let frontend = self::frontend(frontend, Protocol::Udp);
-    FlowCheck { frontend, serving: serving.iter().copied().map(socket).collect() }
+    FlowCheck { frontend, serving: Some(serving.iter().copied().map(socket).collect()) }
 }
 
 fn node_port(port: u16) -> FlowCheck {
     let port = PortNumber::new(port).unwrap();
-    FlowCheck { frontend: Frontend::NodePort { protocol: Protocol::Udp, port }, serving: BTreeSet::new() }
+    FlowCheck { frontend: Frontend::NodePort { protocol: Protocol::Udp, port }, serving: Some(BTreeSet::new()) }
 }
 
 fn flow(destination: &str, answers: &str) -> Flow {
@@ -125,8 +125,8 @@ fn tcp_flows_are_looked_at_where_they_are_in_a_flowtable_and_udp_flows_wherever_
     });
     let (udp_stale, tcp_stale) = (vec![gone(17, false), gone(17, true)], vec![gone(6, true)]);
     let of_udp = check(FRONTEND, &["10.1.0.2:5353"]);
-    let of_tcp = FlowCheck { frontend: frontend(FRONTEND, Protocol::Tcp), serving: BTreeSet::new() };
-    let of_sctp = FlowCheck { frontend: frontend(FRONTEND, Protocol::Sctp), serving: BTreeSet::new() };
+    let of_tcp = FlowCheck { frontend: frontend(FRONTEND, Protocol::Tcp), serving: None };
+    let of_sctp = FlowCheck { frontend: frontend(FRONTEND, Protocol::Sctp), serving: None };
     for (checks, expected) in [
         (vec![of_udp.clone()], vec![(udp, udp_stale.clone())]),
         (vec![of_tcp.clone()], vec![(tcp, tcp_stale.clone())]),
@@ -138,8 +138,10 @@ fn tcp_flows_are_looked_at_where_they_are_in_a_flowtable_and_udp_flows_wherever_
             harness.ends.send(done(0)).unwrap();
         }
     }
-    // Of the stale ones, those that were in a flowtable are told apart: one of UDP and one of TCP, each twice.
-    harness.wait_metric(r#"kubeproxy_fastpath_invalidated_flows_total{reason="endpoint"} 4"#);
+    // Of the stale ones, those that were in a flowtable are told apart, each twice: of UDP the endpoint is gone, of TCP the Service.
+    for reason in ["endpoint", "service"] {
+        harness.wait_metric(&format!(r#"kubeproxy_fastpath_invalidated_flows_total{{reason="{reason}"}} 2"#));
+    }
 }
 
 #[test]
@@ -259,7 +261,7 @@ fn the_thread_ends_with_the_last_who_could_ask() {
     lists.recv_timeout(PATIENCE).unwrap();
     drop(other);
     // The thread had the other end.
-    assert!(lists.recv_timeout(PATIENCE).is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Disconnected));
+    assert!(lists.recv_timeout(PATIENCE).is_err_and(|error| error == RecvTimeoutError::Disconnected));
 }
 
 /// With the kernel's conntrack: flows to a frontend whose endpoint is gone are deleted, those to others stay.

@@ -32,6 +32,27 @@ pub enum InterfaceSync {
     Failed,
 }
 
+/// Why a connection was taken out of a flowtable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Invalidation {
+    /// Its endpoint is gone, or, of UDP, does not serve any more.
+    Endpoint,
+    /// No Service has the frontend any more that the client uses.
+    Service,
+}
+
+impl Invalidation {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Endpoint, Self::Service];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Endpoint => "endpoint",
+            Self::Service => "service",
+        }
+    }
+}
+
 impl InterfaceSync {
     const fn label(self) -> &'static str {
         match self {
@@ -77,7 +98,9 @@ impl FastPath {
             )?,
             invalidated: register.counters(
                 "kubeproxy_fastpath_invalidated_flows_total",
-                "Connections that were taken out of a flowtable, by reason: endpoint (it is gone or serves no more, or the frontend is)",
+                "Connections that were deleted while they were in a flowtable, by reason: endpoint (it is gone, or, of UDP, serves no \
+                 more), service (it is gone, or the frontend is). Those of Services that opt out are not counted: they are not deleted, \
+                 but leave with all others, which come back",
                 "reason",
             )?,
             interface_syncs: register.counters(
@@ -121,9 +144,9 @@ impl Metrics {
         }
     }
 
-    /// So many connections were taken out of a flowtable, because their endpoint or frontend is gone.
-    pub fn fast_path_invalidated(&self, flows: u64) {
-        self.fast_path.invalidated.with_label_values(&["endpoint"]).inc_by(flows);
+    /// So many connections were taken out of a flowtable.
+    pub fn fast_path_invalidated(&self, reason: Invalidation, flows: u64) {
+        self.fast_path.invalidated.with_label_values(&[reason.label()]).inc_by(flows);
     }
 
     /// The devices were looked at.
