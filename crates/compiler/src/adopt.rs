@@ -63,6 +63,13 @@ impl Adopted {
         }
     }
 
+    /// The frontends that have led to endpoints.
+    pub(crate) fn frontends(&self, family: Family) -> impl Iterator<Item = Frontend> {
+        // By their lengths, a key stands for one of either kind.
+        let parse = move |key| Scope::ALL.into_iter().find_map(|scope| Frontend::parse(scope, family, key));
+        self.endpoints.keys().filter_map(move |(_, key)| parse(key))
+    }
+
     /// The numbers that the endpoints of a Service port have had: those of any of its frontends, as they all have the same.
     pub(crate) fn numbers_of(&self, rules: &PortRules) -> Option<PortRules> {
         let list = |role| {

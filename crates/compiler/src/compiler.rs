@@ -23,7 +23,7 @@ use crate::flows::Flows;
 use crate::layout::Layout;
 use crate::on_demand::{OnDemand, Rewrite};
 use crate::sets::SetId;
-use crate::{Conflict, FlowCheck, NodePorts, Options, name};
+use crate::{Conflict, FlowCheck, Frontend, NodePorts, Options, name};
 
 /// The name of the tables, one of each family.
 pub fn table_name() -> Name {
@@ -75,6 +75,8 @@ pub struct Compiler {
     node_port_addresses: BTreeSet<IpAddr>,
     /// Empty but while [`Compiler::compile_all`] goes on with what was found.
     adopted: Adopted,
+    /// Frontends that flows may have come to before anything was programmed here.
+    inherited: Vec<Frontend>,
 }
 
 impl Compiler {
@@ -97,6 +99,7 @@ impl Compiler {
             service_cidrs: Vec::new(),
             node_port_addresses: BTreeSet::new(),
             adopted: Adopted::default(),
+            inherited: Vec::new(),
         }
     }
 
@@ -115,6 +118,9 @@ impl Compiler {
     /// where it has to (see [`ruleset::reconcile`]), and [`Compiler::sweep`] knows of chains that no Service needs.
     pub fn adopt(&mut self, found: &Found) {
         self.adopted = Adopted::of(found, self.options.family);
+        if self.programmed.is_empty() {
+            self.inherited = self.adopted.frontends(self.options.family).collect();
+        }
     }
 
     /// Takes note of what the change of these Services takes away from flows and from clients with session affinity, for the next
@@ -173,12 +179,12 @@ impl Compiler {
     /// Forgets what was programmed, but not what is to be done after the commit, and goes on with what was found.
     fn start_over(&mut self) {
         let fresh = Self::new(self.options.clone());
-        let Self { affinity, flows, set_aside, mut adopted, .. } = std::mem::replace(self, fresh);
+        let Self { affinity, flows, set_aside, mut adopted, inherited, .. } = std::mem::replace(self, fresh);
         self.chains = Chains::adopting(&adopted);
         self.source_lengths = OnDemand::adopting(&adopted.source_lengths);
         (self.affinity, self.flows, self.set_aside) = (affinity, flows, set_aside);
         self.affinity.start_over(std::mem::take(&mut adopted.affinity));
-        self.adopted = adopted;
+        (self.adopted, self.inherited) = (adopted, inherited);
     }
 
     fn grow_source_lengths(&mut self) -> Vec<Op> {
@@ -256,8 +262,9 @@ impl Compiler {
         self.affinity.forgotten();
     }
 
-    /// Frontends of UDP whose flows are to be looked at once the transactions compiled since the last call are committed, each
-    /// once. After [`Compiler::compile_all`], those are all UDP frontends.
+    /// Frontends whose flows are to be looked at once the transactions compiled since the last call are committed, each once. After
+    /// [`Compiler::compile_all`], those are all UDP frontends. After the first one, if something was adopted, they are also all TCP
+    /// frontends, where connections may be offloaded, and those that were found and nobody has any more.
     pub fn take_flow_checks(&mut self) -> Vec<FlowCheck> {
         self.flows.take()
     }

@@ -69,6 +69,11 @@ impl Flows {
         self.given_up.extend(frontends.filter(|frontend| treatment(new, *frontend).is_none()));
     }
 
+    /// Somebody had these frontends, who may not have them any more.
+    pub(crate) fn give_up(&mut self, frontends: impl IntoIterator<Item = Frontend>) {
+        self.given_up.extend(frontends);
+    }
+
     /// Frontends that were given up in the change at hand, and that nobody is known to have now.
     pub(crate) fn given_up(&self) -> Vec<Frontend> {
         self.given_up.iter().filter(|frontend| !self.served.contains_key(frontend)).copied().collect()

@@ -39,7 +39,13 @@ const MAX_RETRY: Duration = Duration::from_secs(60);
 pub(crate) trait CheckFlows: Send {
     /// Has the flows of these frontends checked some time soon. Does not block.
     fn check(&self, family: Family, checks: Vec<FlowCheck>);
+
+    /// Has this done when the checks that were asked for have been made, or have failed for now. Does not block.
+    fn then(&self, next: Next);
 }
+
+/// What is to be done next.
+pub(crate) type Next = Box<dyn FnOnce() + Send>;
 
 /// The kernel's flows: [`Conntrack`], or those of a test.
 pub(crate) trait Connections: Send {
@@ -60,20 +66,20 @@ impl Connections for Conntrack {
 pub(crate) type ListAddresses = Box<dyn FnMut() -> Result<Vec<IpAddr>> + Send>;
 
 /// Checks flows, of both families, on a thread that ends with it.
-#[derive(Debug)]
 pub(crate) struct Reconciler(Arc<Queue>);
 
 /// What waits to be checked: one entry for each frontend at most, however long it takes.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Queue {
     waiting: Mutex<Waiting>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Waiting {
     checks: PerFamily<Checks>,
-    /// Whether any of them came since the last were taken.
+    next: Vec<Next>,
+    /// Whether any of both came since the last were taken.
     fresh: bool,
     /// Whether there will be no more.
     ended: bool,
@@ -123,6 +129,13 @@ impl CheckFlows for Arc<Reconciler> {
             self.0.changed.notify_one();
         }
     }
+
+    fn then(&self, next: Next) {
+        let mut waiting = self.0.lock();
+        waiting.next.push(next);
+        waiting.fresh = true;
+        self.0.changed.notify_one();
+    }
 }
 
 impl Drop for Reconciler {
@@ -140,7 +153,7 @@ impl Queue {
 
     /// Waits for checks, or until `retry` is over, if those that failed are to be tried again, and then for `settle`, for more to
     /// come. `None` at the end.
-    fn take(&self, retry: Option<Duration>, settle: Duration) -> Option<PerFamily<Checks>> {
+    fn take(&self, retry: Option<Duration>, settle: Duration) -> Option<(PerFamily<Checks>, Vec<Next>)> {
         let idle = |waiting: &mut Waiting| !waiting.fresh && !waiting.ended;
         let waiting = self.lock();
         let mut waiting = match retry {
@@ -155,8 +168,8 @@ impl Queue {
             waiting = self.lock();
         }
         waiting.fresh = false;
-        let checks = take(&mut waiting.checks);
-        (!waiting.ended).then_some(checks)
+        let taken = (take(&mut waiting.checks), take(&mut waiting.next));
+        (!waiting.ended).then_some(taken)
     }
 
     /// Has checks wait that failed, but for frontends that others came for meanwhile.
@@ -194,7 +207,7 @@ impl<C: Connections> Worker<C> {
         let mut retry = None;
         // Where the table of connections is large, it is not gone through all the time.
         let settle = |took: Duration| SETTLE.max(took * 9).min(MAX_SETTLE);
-        while let Some(checks) = queue.take(retry, settle(self.took)) {
+        while let Some((checks, next)) = queue.take(retry, settle(self.took)) {
             let mut failed = false;
             let PerFamily { v4, v6 } = checks;
             for (family, checks) in [(Family::V4, v4), (Family::V6, v6)] {
@@ -208,6 +221,7 @@ impl<C: Connections> Worker<C> {
                     failed = true;
                 }
             }
+            next.into_iter().for_each(|next| next());
             if !failed && self.reported.take().is_some() {
                 info!("UDP flows are checked again");
             }

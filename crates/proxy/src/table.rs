@@ -1,5 +1,6 @@
 //! One family's table: compiling, committing, and what to do when a commit fails or others change the table.
 
+mod followup;
 mod upkeep;
 
 use std::collections::BTreeSet;
@@ -8,14 +9,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use compiler::{Compiler, FastPath, NoLocalEndpoints, NodePorts};
+use compiler::{Compiler, FastPath, NodePorts};
 use model::{Changes, Family, ServiceName, State};
-use netlink::{ForeignEdit, Reconciled};
+use netlink::ForeignEdit;
 use ruleset::{Found, Name, Op, ReadError, Transaction};
 use telemetry::{Moment, SyncKind};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use crate::asides::Asides;
 use crate::commit::{Commit, Outcome};
@@ -372,58 +373,9 @@ impl Table {
         move |outcome| drop(reply.send(outcome))
     }
 
-    fn written(&mut self, done: Reconciled, kind: SyncKind) {
-        let family = self.family();
-        let Reconciled { replaced, operations, unwanted, report } = done;
-        if operations > 0 {
-            self.telemetry.metrics.committed(family, operations, report.kernel);
-        }
-        if kind == SyncKind::Full {
-            self.unwanted = unwanted.into_iter().collect();
-            // They have just lost their last reference.
-            self.sweep_at = None;
-            if let Some(fast_path) = &self.fast_path {
-                fast_path.written(family);
-            }
-            info!(%family, replaced, operations, "all rules are in place");
-        }
-    }
-
     fn tell_conflicts(&mut self) {
         let conflicts = self.conflicts.update(self.compiler.conflicts());
         self.telemetry.metrics.frontends_in_conflict(self.family(), conflicts);
-    }
-
-    fn synced(&mut self, kind: SyncKind, elapsed: Duration, triggered: &[SystemTime]) {
-        let (family, wall) = (self.family(), SystemTime::now());
-        // Now that the kernel has the rules by which flows that are deleted begin anew.
-        let checks = self.compiler.take_flow_checks();
-        if let Some(flows) = &self.flows {
-            flows.check(family, checks);
-        }
-        if self.compiler.take_opted_out()
-            && let Some(fast_path) = &self.fast_path
-        {
-            fast_path.opted_out(family);
-        }
-        self.is_synced = true;
-        let Telemetry { metrics, health } = &self.telemetry;
-        let NoLocalEndpoints { internal, external } = self.compiler.no_local_endpoints();
-        metrics.no_local_endpoints(family, internal, external);
-        metrics.synced(family, kind, elapsed, wall);
-        for time in triggered {
-            // A clock ahead of ours makes no negative latency.
-            metrics.programmed(family, wall.duration_since(*time).unwrap_or_default());
-        }
-        health.updated(family, Moment::now());
-        if !self.waiting.is_empty() {
-            // They came while this was written.
-            health.queued(family, Moment::now());
-        }
-        if std::mem::take(&mut self.failing) {
-            info!(%family, "nftables sync works again, all changes are in place");
-        }
-        debug!(%family, ?elapsed, "SyncProxyRules complete");
     }
 
     fn queued(&self) {

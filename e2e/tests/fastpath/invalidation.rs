@@ -1,13 +1,15 @@
 //! What becomes of offloaded connections whose endpoint or Service goes.
 
+use std::fmt::Display;
 use std::time::Instant;
 
 use e2e::{PATIENCE, Sender, Settings};
 use model::Family;
+use nix::sys::signal::Signal;
 use testing::traffic::Stream;
 
 use crate::forwarded::Forwarded;
-use crate::long::{PORTS, address, exchange, offloaded, world};
+use crate::long::{PORTS, address, exchange, offloaded, wait_for_devices, world};
 use crate::world::{End, World, service};
 
 /// The connections that were taken out of the flowtable, because of their endpoints and because of their Services; and how many of
@@ -80,4 +82,29 @@ fn tcp_to_a_service_that_is_deleted_ends() {
     world.apply(&[&service("other", 2, &PORTS)]);
     ends(&mut streams, "it outlives its Service");
     assert_eq!(world.proxy.metric(INVALIDATED).unwrap(), FOR_SERVICES);
+}
+
+/// What happened to endpoints and Services while nobody looked is made up for at the start, also for connections that say nothing.
+#[test]
+fn tcp_to_what_went_while_the_proxy_did_not_run_ends() {
+    let mut world = world(&Settings::default());
+    let cluster = world.cluster.clone();
+    let forwarded = Forwarded::count(&cluster.node);
+    let mut at_endpoints = offloaded(&world, &forwarded);
+    let restart = |world: &mut World, streams: &mut [Stream], objects: &[&dyn Display]| {
+        streams.iter_mut().for_each(|stream| exchange(stream, 1));
+        world.proxy.stop(Signal::SIGKILL).unwrap();
+        world.proxy.manifests().put("objects.yaml", objects).unwrap();
+        world.proxy.run(&Settings::default()).unwrap();
+        wait_for_devices(world);
+    };
+    let [v4, v6] = world.slices("web", &PORTS, &[(1, "l")]);
+    restart(&mut world, &mut at_endpoints, &[&service("web", 1, &PORTS), &v4, &v6]);
+    assert_eq!(world.proxy.metric(INVALIDATED).unwrap(), FOR_ENDPOINTS);
+    ends(&mut at_endpoints, "it goes on to an endpoint that the Service does not have");
+
+    let mut at_services = offloaded(&world, &forwarded);
+    restart(&mut world, &mut at_services, &[&service("other", 2, &PORTS)]);
+    assert_eq!(world.proxy.metric(INVALIDATED).unwrap(), FOR_SERVICES);
+    ends(&mut at_services, "it outlives its Service");
 }

@@ -67,8 +67,8 @@ impl Compiler {
         let claim = Claim { created: service.created, port: service.port_name(port) };
         let mut serving = self.serving(port.protocol, &endpoints);
         let fingerprint = Fingerprint::of(&serving);
-        // Nobody asks for those of a TCP port that is new, and at the start all are.
-        if port.protocol == Protocol::Tcp && !self.programmed.contains_key(&service.name) {
+        // Nobody asks for those of a TCP port that is new, unless connections may have come to it before we knew of it.
+        if port.protocol == Protocol::Tcp && !self.programmed.contains_key(&service.name) && self.inherited.is_empty() {
             serving.clear();
         }
         Some(Port { claim, rules, lost: Vec::new(), fingerprint, serving })
@@ -124,16 +124,16 @@ impl Compiler {
     }
 
     /// Takes note of what the change of a port means for its flows. Of TCP ports that were not programmed before, nothing: what they
-    /// take over is told when another port has given it up ([`Compiler::settle_flows`]).
+    /// take over is told when another port has given it up ([`Compiler::settle_flows`]). That is so but for a start that goes on with
+    /// the table of an earlier one, because endpoints may have gone in between.
     fn follow_flows(&mut self, old: Option<&Port>, new: Option<&Port>) {
         let nothing = BTreeSet::new();
-        match old.or(new).map(|port| port.claim.port.protocol) {
-            Some(Protocol::Udp) => {}
-            Some(Protocol::Tcp) if self.options.offloads != Offloads::Nothing && old.is_some() => {}
-            _ => return,
+        let Some(protocol) = old.or(new).map(|port| port.claim.port.protocol) else { return };
+        let is_new = old.is_none() && self.inherited.is_empty();
+        if self.options.offloads.follows(protocol) && !(protocol == Protocol::Tcp && is_new) {
+            let serving = new.map_or(&nothing, |port| &port.serving);
+            self.flows.replace(old.map(Port::flows), new.map(Port::flows), serving);
         }
-        let serving = new.map_or(&nothing, |port| &port.serving);
-        self.flows.replace(old.map(Port::flows), new.map(Port::flows), serving);
     }
 
     fn replace(&mut self, port: &ServicePortName, old: &PortRules, new: &PortRules, edit: &mut Edit) {
@@ -242,6 +242,9 @@ impl Compiler {
     /// The change at hand is complete, also for flows. A frontend that a port gave up may have another owner, with whose endpoints its
     /// flows may stay.
     pub(super) fn settle_flows(&mut self, state: &State) {
+        let inherited = std::mem::take(&mut self.inherited);
+        let offloads = self.options.offloads;
+        self.flows.give_up(inherited.into_iter().filter(|frontend| offloads.follows(frontend.protocol())));
         for frontend in self.flows.given_up() {
             let Some(owner) = self.claims.owner(frontend) else { continue };
             let Some(service) = state.service(&owner.service) else { continue };

@@ -2,8 +2,9 @@
 //! that do not (contract §12.1).
 
 use TrafficPolicy::{Cluster, Local};
-use compiler::FlowCheck;
+use compiler::{Compiler, FlowCheck, Offloads, Options};
 use model::{Family, Protocol, Service, ServiceName, ServicePort, TrafficPolicy, Update};
+use ruleset::Kernel as _;
 
 use crate::world::{POD, World, ip, options, port, service, slice};
 
@@ -266,6 +267,35 @@ fn tcp_flows_are_looked_at_when_an_endpoint_or_a_frontend_goes() {
     assert_eq!(checks(&mut world), ["172.30.0.41:80/tcp "]);
     world.apply([Update::ServiceGone(ServiceName::new("ns", "web"))]);
     assert_eq!(checks(&mut world), ["172.30.0.41:80/tcp gone"]);
+}
+
+/// Nobody saw what became of them in between: of what is there, all endpoints count, and of what is not, the kernel's table tells.
+#[test]
+fn after_a_restart_all_that_earlier_flows_may_lead_to_is_looked_at() {
+    let (web, dns) = ([Update::Service(service("web", "172.30.0.41")), slice("web", 80, &ENDS)], world());
+    let mut before = dns.with(web.clone());
+    before.apply([Update::Service(service("gone", "172.30.0.42")), slice("gone", 80, &ENDS)]);
+    before.apply([Update::Service(udp("lost", "172.30.0.43")), udp_slice("lost", 53, &ENDS)]);
+    let (family, table) = before.compiler.table();
+    let found = before.kernel.read(family, &table).unwrap().unwrap();
+
+    for (offloads, tcp) in [(Offloads::ClusterIps, true), (Offloads::Nothing, false)] {
+        let mut after = World::new(Options { offloads, ..options(Family::V4) }).with(web.clone());
+        checks(&mut after);
+        after.compiler = Compiler::new(Options { offloads, ..options(Family::V4) });
+        after.compiler.adopt(&found);
+        after.compiler.compile_all(&after.state);
+        let mut expected = vec!["5.6.7.8:80/udp gone", "172.30.0.10:80/udp gone"];
+        if tcp {
+            expected.push("172.30.0.41:80/tcp 10.180.0.1:80 10.180.0.2:80 10.180.0.3:80");
+            expected.push("172.30.0.42:80/tcp gone");
+        }
+        expected.extend(["172.30.0.43:80/udp gone", "node port 3001/udp gone"]);
+        assert_eq!(checks(&mut after), expected);
+        after.compiler.adopt(&found);
+        after.compiler.compile_all(&after.state);
+        assert_eq!(checks(&mut after), [""; 0], "since the start, changes are followed");
+    }
 }
 
 /// A port that gets another name is another port, and its connections are none the worse for it.

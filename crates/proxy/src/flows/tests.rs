@@ -145,6 +145,26 @@ fn tcp_flows_are_looked_at_where_they_are_in_a_flowtable_and_udp_flows_wherever_
 }
 
 #[test]
+fn what_is_to_be_done_next_is_done_when_checks_were_made_or_have_failed_or_there_are_none() {
+    let harness = Harness::new(&[]);
+    let (done_in, is_done) = channel();
+    let next = |number| {
+        let done_in = done_in.clone();
+        harness.reconciler.then(Box::new(move || done_in.send(number).unwrap()));
+    };
+    next(0);
+    assert_eq!(is_done.recv_timeout(PATIENCE), Ok(0));
+    for (number, outcome) in [(1, done(0)), (2, Err(io::Error::from_raw_os_error(12)))] {
+        harness.reconciler.check(Family::V4, vec![check(FRONTEND, &[])]);
+        next(number);
+        harness.list();
+        assert!(is_done.try_recv().is_err(), "flows are being listed");
+        harness.ends.send(outcome).unwrap();
+        assert_eq!(is_done.recv_timeout(PATIENCE), Ok(number));
+    }
+}
+
+#[test]
 fn what_came_while_flows_were_listed_is_one_piece_of_work() {
     let (one, two) = (flow(FRONTEND, "10.1.0.1:5353"), flow(FRONTEND, "10.1.0.2:5353"));
     let harness = Harness::new(&[one, two]);
@@ -242,14 +262,14 @@ fn what_failed_is_tried_again_after_a_while_and_what_did_not_is_not() {
         checks
     };
     queue.put_back(Family::V4, failed.clone());
-    let taken = queue.take(Some(Duration::from_millis(1)), SETTLE).unwrap();
+    let (taken, _) = queue.take(Some(Duration::from_millis(1)), SETTLE).unwrap();
     assert_eq!(taken, PerFamily { v4: failed, v6: Checks::default() });
 
     // Without a time to try again it waits until there is something new, or no one who could bring that.
     let reconciler = Reconciler(Arc::clone(&queue));
     let waiting = thread::spawn(move || queue.take(None, SETTLE));
     drop(reconciler);
-    assert_eq!(waiting.join().unwrap(), None);
+    assert!(waiting.join().unwrap().is_none());
 }
 
 #[test]

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use super::super::*;
 use crate::commit::{Commit, Reply};
-use crate::flows::CheckFlows;
+use crate::flows::{CheckFlows, Next};
 use crate::pacer::Pacer;
 
 /// A kernel that tests look into.
@@ -259,6 +259,10 @@ impl CheckFlows for TestFlows {
             // The test may have ended.
             drop(self.0.send((family, checks)));
         }
+    }
+
+    fn then(&self, next: Next) {
+        next();
     }
 }
 

@@ -1,0 +1,71 @@
+//! What follows from a sync: who has to know of it.
+
+use std::time::{Duration, SystemTime};
+
+use compiler::NoLocalEndpoints;
+use netlink::Reconciled;
+use telemetry::{Moment, SyncKind};
+use tracing::{debug, info};
+
+use super::{Table, Telemetry};
+
+impl Table {
+    pub(super) fn written(&mut self, done: Reconciled, kind: SyncKind) {
+        let family = self.family();
+        let Reconciled { replaced, operations, unwanted, report } = done;
+        if operations > 0 {
+            self.telemetry.metrics.committed(family, operations, report.kernel);
+        }
+        if kind == SyncKind::Full {
+            self.unwanted = unwanted.into_iter().collect();
+            // They have just lost their last reference.
+            self.sweep_at = None;
+            info!(%family, replaced, operations, "all rules are in place");
+        }
+    }
+
+    pub(super) fn synced(&mut self, kind: SyncKind, elapsed: Duration, triggered: &[SystemTime]) {
+        let (family, wall) = (self.family(), SystemTime::now());
+        // Now that the kernel has the rules by which flows that are deleted begin anew.
+        let checks = self.compiler.take_flow_checks();
+        if let Some(flows) = &self.flows {
+            flows.check(family, checks);
+        }
+        if kind == SyncKind::Full {
+            self.declare_fast_path();
+        }
+        if self.compiler.take_opted_out()
+            && let Some(fast_path) = &self.fast_path
+        {
+            fast_path.opted_out(family);
+        }
+        self.is_synced = true;
+        let Telemetry { metrics, health } = &self.telemetry;
+        let NoLocalEndpoints { internal, external } = self.compiler.no_local_endpoints();
+        metrics.no_local_endpoints(family, internal, external);
+        metrics.synced(family, kind, elapsed, wall);
+        for time in triggered {
+            // A clock ahead of ours makes no negative latency.
+            metrics.programmed(family, wall.duration_since(*time).unwrap_or_default());
+        }
+        health.updated(family, Moment::now());
+        if !self.waiting.is_empty() {
+            // They came while this was written.
+            health.queued(family, Moment::now());
+        }
+        if std::mem::take(&mut self.failing) {
+            info!(%family, "nftables sync works again, all changes are in place");
+        }
+        debug!(%family, ?elapsed, "SyncProxyRules complete");
+    }
+
+    /// Has the fast path declared anew. With that, connections leave it for a packet, so that those to be taken out of it cannot be told
+    /// from others any more: they come first.
+    fn declare_fast_path(&self) {
+        let (Some(fast_path), family) = (self.fast_path.clone(), self.family()) else { return };
+        match &self.flows {
+            Some(flows) => flows.then(Box::new(move || fast_path.written(family))),
+            None => fast_path.written(family),
+        }
+    }
+}
