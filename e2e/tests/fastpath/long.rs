@@ -1,6 +1,7 @@
 //! Connections that last.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
 use e2e::{PATIENCE, Settings};
 use model::Family;
@@ -99,4 +100,18 @@ pub(crate) fn offloaded(world: &World, forwarded: &Forwarded<'_>) -> [Stream; 2]
         assert_eq!(forwarded.take(), 0, "it is in the fast path, over {family}");
         stream
     })
+}
+
+/// Waits until connections are in the fast path, after it was declared anew: the kernel lets go of what was there before only some time
+/// after the commit, and until then they stay in the slow path.
+pub(crate) fn wait_until_fast(streams: &mut [Stream], forwarded: &Forwarded<'_>) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        forwarded.take();
+        streams.iter_mut().for_each(|stream| exchange(stream, 10));
+        match forwarded.take() {
+            0 => return,
+            slow => assert!(Instant::now() < deadline, "{slow} packets took the slow path"),
+        }
+    }
 }

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use testing::traffic::Stream;
 
 use crate::forwarded::Forwarded;
-use crate::long::{address, exchange, offloaded, wait_for_devices, world};
+use crate::long::{address, exchange, offloaded, wait_for_devices, wait_until_fast, world};
 
 #[test]
 fn it_is_switched_off_and_on_under_traffic() {
@@ -31,10 +31,9 @@ fn it_is_switched_off_and_on_under_traffic() {
     world.proxy.stop(Signal::SIGTERM).unwrap();
     world.proxy.run(&Settings::default()).unwrap();
     wait_for_devices(&mut world);
+    wait_until_fast(&mut streams, &forwarded);
     streams.iter_mut().for_each(|stream| exchange(stream, 30));
-    forwarded.take();
-    streams.iter_mut().for_each(|stream| exchange(stream, 30));
-    assert_eq!(forwarded.take(), 0, "they are in the fast path again");
+    assert_eq!(forwarded.take(), 0, "they stay in the fast path");
 }
 
 #[test]
@@ -50,9 +49,9 @@ fn connections_outlive_a_proxy_that_is_killed() {
         wait_for_devices(&mut world);
         streams.iter_mut().for_each(|stream| exchange(stream, 10));
     }
-    forwarded.take();
+    wait_until_fast(&mut streams, &forwarded);
     streams.iter_mut().for_each(|stream| exchange(stream, 10));
-    assert_eq!(forwarded.take(), 0);
+    assert_eq!(forwarded.take(), 0, "they stay in the fast path");
 }
 
 /// Someone flushes the rules of the fast path, and someone else all that is ours.
