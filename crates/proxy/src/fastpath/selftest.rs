@@ -200,6 +200,7 @@ fn service(family: Family, name: ServiceName) -> Service {
         load_balancer_ips: Vec::new(),
         internal_policy: TrafficPolicy::Cluster,
         external_policy: TrafficPolicy::Cluster,
+        health_check_node_port: None,
         affinity: None,
         fast_path: true,
         source_ranges: Vec::new(),
