@@ -90,12 +90,15 @@ impl FastPath {
         name(FASTPATH)
     }
 
-    /// The transaction that makes the fast path with these devices, whatever there is of it. Where there is one already,
-    /// connections in it take the slow path for one packet each, and are judged anew by all rules then. The table must exist.
-    pub fn declare(&self, devices: &BTreeMap<NonZeroU32, Interface>) -> Transaction {
+    /// The transaction that makes the fast path with these devices, whatever there is of it, `replaces` saying whether there is a
+    /// flowtable. Its connections take the slow path for one packet each, and are judged anew by all rules then. The table must exist.
+    ///
+    /// The one that is there is deleted first, as it may be that of another version of this program: the kernel does not change the
+    /// priority of a flowtable (`nft_flowtable_parse_hook` in net/netfilter/nf_tables_api.c).
+    pub fn declare(&self, devices: &BTreeMap<NonZeroU32, Interface>, replaces: bool) -> Transaction {
         let mut ops: Vec<_> = self.objects().collect();
         ops.extend([OFFLOAD, FASTPATH].map(|chain| Op::FlushChain(name(chain))));
-        ops.push(Op::DeleteFlowtable(Self::flowtable()));
+        ops.extend(replaces.then(|| Op::DeleteFlowtable(Self::flowtable())));
         ops.push(Op::FlushSet(device_set()));
         ops.push(Op::AddFlowtable { flowtable: self.definition(), devices: Vec::new() });
         ops.extend(self.add_devices(devices.values(), devices.keys()));
@@ -143,7 +146,6 @@ impl FastPath {
         let dns = Element { key, data: Data::None, comment: Some(Comment::new("DNS")) };
         let hook = Hook { kind: ChainKind::Filter, point: HookPoint::Forward, priority: Self::PRIORITY };
         counters.into_iter().chain([
-            Op::AddFlowtable { flowtable: self.definition(), devices: Vec::new() },
             Op::AddSet(device_set()),
             Op::AddSet(Arc::clone(&never)),
             Op::AddElements { set: never, elements: vec![dns] },

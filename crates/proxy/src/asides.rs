@@ -62,6 +62,11 @@ impl Asides {
         !aside.is_out
     }
 
+    /// Whether a Service is set aside.
+    pub(crate) fn is_out(&self, service: &ServiceName) -> bool {
+        self.0.get(service).is_some_and(|aside| aside.is_out)
+    }
+
     /// How many are set aside.
     pub(crate) fn count(&self) -> usize {
         self.0.values().filter(|aside| aside.is_out).count()

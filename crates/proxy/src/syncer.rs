@@ -83,6 +83,7 @@ impl Syncer {
                 finished = finished(&mut self.tables) => {
                     let (index, outcome) = finished?;
                     self.tables[index].finish(outcome, &self.state, Instant::now());
+                    self.pass_on_syncs();
                 }
                 Some(edit) = edits.recv() => self.pass_on_edit(&edit),
                 () = sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
@@ -154,18 +155,20 @@ impl Syncer {
         } else if !changed {
             return;
         }
-        if let Some(questions) = &mut self.questions {
-            questions.changed(&self.state, &changes);
-        }
         let now = Instant::now();
         self.tables.iter_mut().for_each(|table| table.request(&changes, now));
     }
 
-    /// Has load balancers told what is true now that tables have been written.
+    /// Has load balancers told what tables say once they have been written.
     fn pass_on_syncs(&mut self) {
         let Some(questions) = &mut self.questions else { return };
-        for table in self.tables.iter_mut().filter_map(|table| table.take_synced().then_some(&*table)) {
-            questions.synced(table.family(), &self.state);
+        for table in &mut self.tables {
+            if let Some(compiled) = table.take_compiled() {
+                questions.compiled(table, &self.state, compiled);
+            }
+            if table.take_synced() {
+                questions.synced(table.family());
+            }
         }
     }
 }

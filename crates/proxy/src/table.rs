@@ -70,11 +70,19 @@ pub(crate) struct Table {
     /// Whether the last try to have it forget failed.
     not_forgotten: bool,
     sweep_at: Option<Instant>,
-    /// Whether a sync has succeeded since this was last asked for.
+    /// What was compiled, and whether a sync has succeeded, since this was last asked for.
+    compiled: Option<Compiled>,
     is_synced: bool,
     /// Services that the kernel refused.
     asides: Asides,
     running: Option<Running>,
+}
+
+/// What a sync is about.
+#[derive(Debug)]
+pub(crate) enum Compiled {
+    Everything,
+    Services(BTreeSet<ServiceName>),
 }
 
 /// A job on its way.
@@ -127,6 +135,7 @@ impl Table {
             forget_at: None,
             not_forgotten: false,
             sweep_at: None,
+            compiled: None,
             is_synced: false,
             asides: Asides::default(),
             running: None,
@@ -231,6 +240,16 @@ impl Table {
         [forget_at, self.next_sync(), self.sweep_at, self.asides.next()].into_iter().flatten().min()
     }
 
+    /// What is being written for the state of this moment, if a sync began since the last call.
+    pub(crate) fn take_compiled(&mut self) -> Option<Compiled> {
+        self.compiled.take()
+    }
+
+    /// Whether a Service is left out, because the kernel refused it.
+    pub(crate) fn leaves_out(&self, service: &ServiceName) -> bool {
+        self.asides.is_out(service)
+    }
+
     /// Whether a sync has succeeded since the last call.
     pub(crate) fn take_synced(&mut self) -> bool {
         std::mem::take(&mut self.is_synced)
@@ -331,6 +350,7 @@ impl Table {
             self.compiler.adopt(found);
         }
         let full = self.compiler.compile_all(state);
+        self.compiled = Some(Compiled::Everything);
         self.tell_conflicts();
         let triggered = std::mem::take(&mut self.triggered);
         debug!(family = %self.family(), operations = full.len(), "Comparing nftables rules");
@@ -345,6 +365,7 @@ impl Table {
         let transaction = self.compiler.compile(state, &waiting);
         self.tell_conflicts();
         debug!(family = %self.family(), services = waiting.len(), operations = transaction.len(), "Syncing nftables rules");
+        self.compiled = Some(Compiled::Services(waiting));
         let triggered = std::mem::take(&mut self.triggered);
         if transaction.is_empty() {
             // What costs the kernel nothing needs no pause after it.

@@ -2,7 +2,7 @@
 //! metric of frontends that have none here (NoEndpointsMetric).
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use e2e::{PATIENCE, Settings, Source, answers};
@@ -130,6 +130,36 @@ fn it_answers_where_node_ports_do() {
     wait_for(&mut world, PORT, "the node's address", Some(&["200 OK"]));
     let elsewhere = ask(&world.cluster, "203.0.113.200:32100".parse().unwrap());
     assert_eq!(elsewhere.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionRefused));
+}
+
+/// An address that comes or goes is nothing to those that stay, and a port that goes from one Service to another is free at once.
+#[test]
+fn addresses_come_and_go_and_a_port_is_handed_over() {
+    let settings =
+        Settings { node_port_addresses: &["192.0.2.0/24", "203.0.113.0/24", "2001:db8::/64"], ..Settings::default() };
+    let mut world = World::new(&settings);
+    apply(&mut world, &balanced("Local", PORT), &[(0, "l")]);
+    wait_for(&mut world, PORT, "the node's address", Some(&["200 OK"]));
+    let cluster = world.cluster.clone();
+    let [stays, comes] =
+        ["192.0.2.10", "203.0.113.200"].map(|address| (address.parse::<IpAddr>().unwrap(), PORT).into());
+    let mut wait = |what: &str, answers: bool| {
+        let is_so = |_: &mut _| {
+            ask(&cluster, stays).expect("it answers all the time");
+            Ok(ask(&cluster, comes).is_ok() == answers)
+        };
+        world.proxy.wait(what, is_so).unwrap();
+    };
+    cluster.node.add_address("eth0", "203.0.113.200/32").unwrap();
+    wait("an answer at the new address", true);
+    cluster.node.ip("address del 203.0.113.200/32 dev eth0").unwrap();
+    wait("no answer there any more", false);
+
+    let other = balanced("Local", PORT).set("/metadata/name", "other");
+    let [v4, v6] = world.slices("other", &[HTTP], &[(0, "l")]);
+    world.apply(&[&other, &v4, &v6]);
+    wait_for(&mut world, PORT, "the other Service", Some(&["200 OK", "\"other\""]));
+    assert!(!world.proxy.log().contains("load balancers cannot ask"), "the port was taken for a while");
 }
 
 /// Contract §12.1, NoEndpointsMetric: endpoints; what counts for internal and external policy `Local`, each alone and both.

@@ -36,11 +36,12 @@ fn it_comes_changes_and_goes_without_a_trace() {
         let fast_path = FastPath { family: Family::V4, threshold: number(20), all_frontends, dry_run: false };
         // Again and again, also where it is already.
         for count in [3, 1, 300] {
-            world.commit(&fast_path.declare(&devices(1..1 + count)));
+            let replaces = world.table().flowtables().contains_key(&FastPath::flowtable());
+            world.commit(&fast_path.declare(&devices(1..1 + count), replaces));
             assert_eq!(counts(world.table()), (count as usize, count as usize));
         }
         let named = |op: &Op| if let Op::AddFlowtable { devices, .. } = op { devices.len() } else { 0 };
-        let most = fast_path.declare(&devices(1..301)).ops.iter().map(named).max();
+        let most = fast_path.declare(&devices(1..301), true).ops.iter().map(named).max();
         assert_eq!(most, Some(255), "more are refused");
         let changes = DeviceChanges {
             attach: vec![device(400)],

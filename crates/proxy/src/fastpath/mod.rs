@@ -179,7 +179,9 @@ impl Task {
         let revalidation = self.revalidation_period.map(|period| now + period);
         let mut schedule = Schedule { links: None, counts: now + COUNTING, revalidation };
         loop {
-            let next = schedule.links.into_iter().chain([schedule.counts]).chain(schedule.revalidation).min();
+            // Before there is a table, nothing can be done about the links.
+            let links_at = schedule.links.filter(|_| self.parts.iter().any(Part::is_ready));
+            let next = links_at.into_iter().chain([schedule.counts]).chain(schedule.revalidation).min();
             tokio::select! {
                 told = news.recv() => {
                     let Some((family, news)) = told else { return Ok(()) };

@@ -99,6 +99,7 @@ impl Part {
     /// Returns whether anything had to be written.
     fn write(&mut self, kernel: &mut NfTables, members: &Members) -> Result<bool> {
         let found = self.flowtable(kernel)?;
+        let replaces = found.is_some();
         let chain_is_there = is_declared(self.family(), kernel)?;
         if let (Some(FoundFlowtable { devices, .. }), Some(numbers), true) = (found, &self.declared, chain_is_there) {
             let changes: DeviceChanges = members.changes(&devices, numbers);
@@ -107,7 +108,7 @@ impl Part {
             }
             kernel.commit(&self.fast_path.change_devices(&changes))?;
         } else {
-            kernel.commit(&self.fast_path.declare(&members.devices))?;
+            kernel.commit(&self.fast_path.declare(&members.devices, replaces))?;
         }
         self.declared = Some(members.devices.keys().copied().collect());
         Ok(true)

@@ -120,7 +120,7 @@ fn on_a_thread(family: Family) -> Result<(), End> {
 async fn attempt(family: Family) -> Result<(), End> {
     let Network { mut rules, devices, ends } = Network::new(family).await?;
     let fast_path = FastPath { family, threshold: THRESHOLD, all_frontends: false, dry_run: false };
-    for transaction in [services(&ends), fast_path.declare(&devices)] {
+    for transaction in [services(&ends), fast_path.declare(&devices, false)] {
         rules.commit(&transaction).map_err(Failure::from)?;
     }
     for protocol in [Protocol::Udp, Protocol::Tcp] {

@@ -1,7 +1,8 @@
 //! One port that answers for one Service.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,30 +12,31 @@ use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
-use compiler::NodePorts;
-use model::{Family, PortNumber, ServiceName};
+use model::{PortNumber, ServiceName};
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 use telemetry::{Health, Moment};
-use tokio::task::JoinSet;
+use tokio::task::JoinHandle;
 
 use crate::http;
 
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 
-/// Listens until it is dropped.
+/// Answers for a Service wherever it listens, until it is ended.
 #[derive(Debug)]
 pub(super) struct Server {
-    _listeners: JoinSet<Result<Infallible>>,
+    port: PortNumber,
+    answer: Answer,
+    listeners: BTreeMap<IpAddr, JoinHandle<Result<Infallible>>>,
 }
 
 /// What is answered, whatever is asked.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
-    pub(super) service: ServiceName,
+struct Answer {
+    service: ServiceName,
     /// How many addresses on this node are ready to serve it.
-    pub(super) endpoints: Arc<AtomicUsize>,
-    pub(super) health: Arc<Health>,
+    endpoints: Arc<AtomicUsize>,
+    health: Arc<Health>,
 }
 
 /// As kube-proxy words it.
@@ -53,33 +55,57 @@ struct Name<'a> {
 }
 
 impl Server {
-    /// Listens where NodePorts of this family answer.
+    /// One that listens nowhere yet.
+    pub(super) fn new(port: PortNumber, service: ServiceName, health: Arc<Health>) -> Self {
+        let answer = Answer { service, endpoints: Arc::default(), health };
+        Self { port, answer, listeners: BTreeMap::new() }
+    }
+
+    pub(super) const fn port(&self) -> PortNumber {
+        self.port
+    }
+
+    /// From now on, so many addresses on this node are ready.
+    pub(super) fn set_endpoints(&self, endpoints: usize) {
+        self.answer.endpoints.store(endpoints, Ordering::Relaxed);
+    }
+
+    /// Listens on these addresses and on no others. Where it does already, nobody notices.
     ///
     /// # Errors
-    /// The port is taken on one of the addresses.
-    pub(super) fn start(family: Family, addresses: &NodePorts, port: PortNumber, answer: Answer) -> Result<Self> {
-        let any = match family {
-            Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        };
-        let addresses = match addresses {
-            NodePorts::Any => vec![any],
-            NodePorts::Only(addresses) => addresses.iter().copied().collect(),
-        };
-        let listen = |address: IpAddr| {
-            let address = (address, port.get()).into();
-            http::listen_exactly(address).with_context(|| {
-                format!("cannot listen on {address}, which spec.healthCheckNodePort asks for: end what uses the port")
-            })
-        };
-        let listeners = addresses.into_iter().map(listen).collect::<Result<Vec<_>>>()?;
-        let routes = Router::new().fallback(respond).with_state(answer);
-        let mut tasks = JoinSet::new();
-        for listener in listeners {
-            let routes = routes.clone();
-            tasks.spawn(async move { http::accept(&listener, &routes).await });
+    /// The port cannot be had on one of them. It listens on the others.
+    pub(super) async fn listen_on(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<()> {
+        let gone = self.listeners.extract_if(.., |address, _| !addresses.contains(address)).collect::<Vec<_>>();
+        for (_, listener) in gone {
+            listener.abort();
+            // Only then is the address free for the next one.
+            listener.await.ok();
         }
-        Ok(Self { _listeners: tasks })
+        let mut outcome = Ok(());
+        for address in addresses.iter().filter(|address| !self.listeners.contains_key(address)).collect::<Vec<_>>() {
+            match http::listen_exactly((*address, self.port.get()).into()) {
+                Ok(listener) => {
+                    let routes = Router::new().fallback(respond).with_state(self.answer.clone());
+                    let task = tokio::spawn(async move { http::accept(&listener, &routes).await });
+                    self.listeners.insert(*address, task);
+                }
+                Err(error) => {
+                    outcome = Err(error).with_context(|| {
+                        format!(
+                            "cannot listen on {address}, port {}, which spec.healthCheckNodePort asks for: end what uses it",
+                            self.port
+                        )
+                    });
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Closes the port. Whoever is still connected is told that there are no endpoints.
+    pub(super) async fn end(mut self) {
+        self.set_endpoints(0);
+        self.listen_on(&BTreeSet::new()).await.ok();
     }
 }
 

@@ -3,11 +3,13 @@
 use std::time::{Duration, SystemTime};
 
 use compiler::NoLocalEndpoints;
+use model::Family;
 use netlink::Reconciled;
 use telemetry::{Moment, SyncKind};
 use tracing::{debug, info};
 
 use super::{Table, Telemetry};
+use crate::fastpath::Teller;
 
 impl Table {
     pub(super) fn written(&mut self, done: Reconciled, kind: SyncKind) {
@@ -32,12 +34,10 @@ impl Table {
             flows.check(family, checks);
         }
         if kind == SyncKind::Full {
-            self.declare_fast_path();
+            self.tell_fast_path(Teller::written);
         }
-        if self.compiler.take_opted_out()
-            && let Some(fast_path) = &self.fast_path
-        {
-            fast_path.opted_out(family);
+        if self.compiler.take_opted_out() {
+            self.tell_fast_path(Teller::opted_out);
         }
         self.is_synced = true;
         let Telemetry { metrics, health } = &self.telemetry;
@@ -61,11 +61,11 @@ impl Table {
 
     /// Has the fast path declared anew. With that, connections leave it for a packet, so that those to be taken out of it cannot be told
     /// from others any more: they come first.
-    fn declare_fast_path(&self) {
+    fn tell_fast_path(&self, news: fn(&Teller, Family)) {
         let (Some(fast_path), family) = (self.fast_path.clone(), self.family()) else { return };
         match &self.flows {
-            Some(flows) => flows.then(Box::new(move || fast_path.written(family))),
-            None => fast_path.written(family),
+            Some(flows) => flows.then(Box::new(move || news(&fast_path, family))),
+            None => news(&fast_path, family),
         }
     }
 }

@@ -130,3 +130,20 @@ fn another_device_under_the_same_name_takes_part_with_the_next_sync() {
         assert_eq!(node.state(), ("p1 p2 p3".to_owned(), "success 3".to_owned()));
     });
 }
+
+/// The kernel does not change the priority of a flowtable.
+#[test]
+#[ignore = "takes a kernel with flowtables: `make fastpath` runs it"]
+fn the_flowtable_of_another_version_is_replaced() {
+    on_nodes(async |mut node| {
+        node.add(&["p1"]);
+        let family = if node.part.family() == Family::V4 { "ip" } else { "ip6" };
+        let other = format!(
+            "nft 'add flowtable {family} kube-proxy fastpath {{ hook ingress priority 77; devices = {{ lo }}; }}'"
+        );
+        node.namespace.sh(&other).unwrap();
+        assert!(node.sync(&[]).await.unwrap());
+        assert_eq!(node.state().0, "p1");
+        assert!(!node.namespace.sh("nft list flowtables").unwrap().contains("priority 77"));
+    });
+}
