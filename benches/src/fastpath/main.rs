@@ -2,6 +2,7 @@
 //!
 //! Without arguments this starts a VM twice for each kernel, in which it runs itself: once to time traffic, once to count
 //! instructions. Writes `target/bench/fastpath.json` and two plots, and prints what is required of the product next to what was seen.
+//! With `--draw` it only draws the plots anew.
 
 mod counted;
 mod node;
@@ -27,6 +28,7 @@ fn main() -> Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => all(),
         ["--timed"] => finish(&timed::measure()?),
+        ["--draw"] => plot::draw(&report::read()?["instructions"]),
         ["--counted"] => finish(&counted::measure()?),
         other => bail!("unknown arguments {other:?}: run it without any"),
     }
@@ -48,7 +50,7 @@ fn all() -> Result<()> {
     });
     let reports = reports.into_iter().collect::<Result<Vec<_>>>()?;
     report::write(&reports)?;
-    plot::draw(&reports[0])?;
+    plot::draw(&reports[0].instructions)?;
     reports.iter().for_each(Report::print);
     Ok(())
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 use serde_json::Value;
 
-use crate::report::{Report, number};
+use crate::report::number;
 
 const SIZE: (u32, u32) = (760, 420);
 const COLOURS: [RGBColor; 4] =
@@ -24,13 +24,13 @@ struct Plot {
 }
 
 /// Draws what the number of foreign rules and the threshold do.
-pub(crate) fn draw(report: &Report) -> Result<()> {
+pub(crate) fn draw(instructions: &Value) -> Result<()> {
     let points = |list: &Value, x: &str, y: &str| {
         // A logarithmic axis has no 0; the first point stands at its edge.
         let point = |at: &Value| (number(&at[x]).max(1.0), number(&at[y]));
         list.as_array().into_iter().flatten().map(point).collect::<Vec<_>>()
     };
-    let rules = &report.instructions["foreign_rules"];
+    let rules = &instructions["foreign_rules"];
     let by_rules = Plot {
         path: "target/bench/fastpath-rules.svg",
         title: "A packet of a long Service connection, by other programs' rules in forward",
@@ -40,7 +40,7 @@ pub(crate) fn draw(report: &Report) -> Result<()> {
             ("fast path".into(), points(rules, "rules", "service_fast")),
         ],
     };
-    let thresholds = report.instructions["thresholds"].as_array().into_iter().flatten();
+    let thresholds = instructions["thresholds"].as_array().into_iter().flatten();
     let line = |at: &Value| {
         let threshold = number(&at["threshold"]);
         let name = if threshold > 0.0 { format!("threshold {threshold}") } else { "no fast path".into() };
@@ -64,14 +64,18 @@ impl Plot {
     fn draw(&self) -> Result<(), Box<dyn std::error::Error + '_>> {
         let area = SVGBackend::new(self.path, SIZE).into_drawing_area();
         area.fill(&WHITE)?;
-        let (xs, ys) = (self.range(|point| point.0), self.range(|point| point.1));
+        let (xs, ys) = (self.range(|point| point.0), decades(&self.range(|point| point.1)));
         let mut chart = ChartBuilder::on(&area)
             .caption(self.title, ("sans-serif", 17))
             .margin(12)
+            .margin_right(30)
             .x_label_area_size(42)
             .y_label_area_size(64)
-            .build_cartesian_2d((xs.start..xs.end).log_scale(), (ys.start * 0.8..ys.end * 1.25).log_scale())?;
-        chart.configure_mesh().x_desc(self.x).y_desc("instructions").light_line_style(WHITE).draw()?;
+            .build_cartesian_2d((xs.start..xs.end).log_scale(), (ys.start..ys.end).log_scale())?;
+        let number = |number: &f64| format!("{number:.0}");
+        let mut mesh = chart.configure_mesh();
+        mesh.x_desc(self.x).y_desc("instructions").x_label_formatter(&number).y_label_formatter(&number);
+        mesh.light_line_style(WHITE).draw()?;
         for ((name, line), colour) in self.lines.iter().zip(COLOURS) {
             let series = LineSeries::new(line.iter().copied(), colour.stroke_width(2)).point_size(3);
             chart
@@ -89,4 +93,9 @@ impl Plot {
         let all = self.lines.iter().flat_map(|(_, points)| points.iter().map(&of));
         all.fold(f64::INFINITY..f64::NEG_INFINITY, |range, at| range.start.min(at)..range.end.max(at))
     }
+}
+
+/// The powers of ten around a range, which a logarithmic axis has marks at.
+fn decades(range: &Range<f64>) -> Range<f64> {
+    10_f64.powf(range.start.log10().floor())..10_f64.powf(range.end.log10().ceil())
 }

@@ -133,6 +133,13 @@ pub(crate) fn write(reports: &[Report]) -> Result<()> {
     Ok(())
 }
 
+/// The reports that were written last.
+pub(crate) fn read() -> Result<Value> {
+    let text =
+        fs::read_to_string(PATH).with_context(|| format!("there is no {PATH}: run it without arguments first"))?;
+    serde_json::from_str(&text).with_context(|| format!("{PATH} is not what this program writes"))
+}
+
 fn median(rounds: &[Value], mode: &str, figure: &str) -> f64 {
     let mut figures: Vec<_> = rounds.iter().map(|round| number(&round[mode][figure])).collect();
     figures.sort_by(f64::total_cmp);

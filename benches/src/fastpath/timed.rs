@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 use model::Family;
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 use crate::node::{Mode, Node};
 use crate::traffic::{self, Port};
 
 /// An odd number: a median is one of them.
-const ROUNDS: usize = 7;
-const TIME: Duration = Duration::from_secs(1);
+const ROUNDS: usize = 5;
+const TIME: Duration = Duration::from_millis(1500);
 /// Of the connection by which packets in `forward` are counted.
 const QUESTIONS: usize = 2000;
 
@@ -19,33 +19,45 @@ const QUESTIONS: usize = 2000;
 const MODES: [(&str, Mode); 3] =
     [("plain_route", Mode::PlainRoute), ("service_slow", Mode::Slow), ("service_fast", Mode::FAST)];
 
+/// A figure of a node in a family.
+type Measure = fn(&Node, Family) -> Result<f64>;
+
+const FIGURES: [(&str, Measure); 5] = [
+    ("tcp_stream", |node, family| traffic::stream(&node.client, &node.servers, node.address(family, Port::Sink), TIME)),
+    ("small_packets", |node, family| {
+        traffic::small_packets(&node.client, &node.servers, node.address(family, Port::Datagrams), TIME)
+    }),
+    ("rr", |node, family| traffic::round_trips(&node.client, node.address(family, Port::Echo), TIME)),
+    ("crr", |node, family| traffic::connections(&node.client, node.address(family, Port::Echo), TIME)),
+    ("forwarded_per_1000", forwarded),
+];
+
 /// The rounds of each family.
 pub(crate) fn measure() -> Result<Value> {
     let nodes = MODES.map(|(name, mode)| Node::new(mode).map(|node| (name, node)));
     let nodes = nodes.into_iter().collect::<Result<Vec<_>>>()?;
-    let mut families = serde_json::Map::new();
+    let mut families = Map::new();
     for family in Family::ALL {
         let mut rounds = Vec::new();
         for number in 0..ROUNDS {
             println!("{family}: round {} of {ROUNDS}", number + 1);
-            let figures = nodes.iter().map(|(name, node)| Ok(((*name).to_owned(), round(node, family)?)));
-            rounds.push(Value::Object(figures.collect::<Result<_>>()?));
+            rounds.push(round(&nodes, family)?);
         }
         families.insert(family.label().to_lowercase(), rounds.into());
     }
     Ok(families.into())
 }
 
-fn round(node: &Node, family: Family) -> Result<Value> {
-    let (client, servers) = (&node.client, &node.servers);
-    let to = |port| node.address(family, port);
-    Ok(json!({
-        "tcp_stream": traffic::stream(client, servers, to(Port::Sink), TIME)?,
-        "small_packets": traffic::small_packets(client, servers, to(Port::Datagrams), TIME)?,
-        "rr": traffic::round_trips(client, to(Port::Echo), TIME)?,
-        "crr": traffic::connections(client, to(Port::Echo), TIME)?,
-        "forwarded_per_1000": forwarded(node, family)?,
-    }))
+/// Each figure of all nodes, one right after the other, for a machine may be slower a little later.
+fn round(nodes: &[(&str, Node)], family: Family) -> Result<Value> {
+    let mut round = Map::new();
+    for (figure, measure) in FIGURES {
+        for (name, node) in nodes {
+            let figures = round.entry(*name).or_insert_with(|| Value::Object(Map::new()));
+            figures[figure] = measure(node, family)?.into();
+        }
+    }
+    Ok(round.into())
 }
 
 /// How many of 1,000 packets of a long connection pass the hook `forward`, its first ones included.
