@@ -83,7 +83,12 @@ impl Plot {
                 .label(name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
         }
-        chart.configure_series_labels().background_style(WHITE).border_style(BLACK.mix(0.3)).draw()?;
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::MiddleLeft)
+            .background_style(WHITE)
+            .border_style(BLACK.mix(0.3))
+            .draw()?;
         area.present()?;
         Ok(())
     }
