@@ -6,25 +6,26 @@
 //!
 //! The proxies are ended first, so that they have no part in it; their rules stay.
 
-use std::fs;
 use std::net::UdpSocket;
 use std::num::NonZeroU32;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use model::Family;
 use serde_json::{Map, Value, json};
 use testing::netns::Namespace;
 
-use crate::node::{Mode, Node, add_foreign_rules, remove_foreign_rules};
+use crate::node::{Mode, Node, add_foreign_rules, received, remove_foreign_rules};
 use crate::traffic::{self, Port};
 
 /// Of the emulated CPU: `-icount shift=1`.
 const NANOSECONDS: f64 = 2.0;
 /// Packets of a measurement. It is made until some agree, and the least counts: something else on the CPU had part in the others.
 const PACKETS: usize = 800;
+/// How long packets may be under way.
 const LONGEST: Duration = Duration::from_secs(10);
+/// How many measurements have to agree, how far they may be apart, and after how many it is given up.
 const AGREEING: usize = 4;
 const AGREEMENT: f64 = 1.01;
 const MOST_TRIES: usize = 100;
@@ -69,8 +70,7 @@ pub(crate) fn measure() -> Result<Value> {
     let mut by_rules = Vec::new();
     for count in FOREIGN_RULES {
         println!("{count} rules of someone else");
-        let costs = [&slow, &fast].map(|node| with_foreign_rules(node, Family::V4, count));
-        let [slow, fast] = costs;
+        let [slow, fast] = [&slow, &fast].map(|node| with_foreign_rules(node, Family::V4, count));
         by_rules.push(json!({ "rules": count, "service_slow": slow?, "service_fast": fast? }));
     }
     report.insert("foreign_rules".into(), by_rules.into());
@@ -230,14 +230,6 @@ fn least_of(count: usize, mut measure: impl FnMut() -> Result<Option<Duration>>)
         }
     }
     bail!("{MOST_TRIES} measurements, of which no {AGREEING} agree: {times:?}")
-}
-
-/// Packets that an interface has received.
-pub(crate) fn received(namespace: &Namespace, interface: &str) -> Result<u64> {
-    let devices = namespace.run(|| fs::read_to_string("/proc/thread-self/net/dev"))?;
-    let line = devices.lines().find_map(|line| line.trim_start().strip_prefix(interface)?.strip_prefix(':'));
-    let packets = line.and_then(|line| line.split_whitespace().nth(1)).context("no such interface")?;
-    Ok(packets.parse()?)
 }
 
 fn drop_at_server(node: &Node) -> Result<Ingress<'_>> {

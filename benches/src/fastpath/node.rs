@@ -1,5 +1,6 @@
 //! A node whose forwarding is measured, between two of its pods.
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use e2e::{Proxy, Settings};
 use model::Family;
-use testing::netns::{Cluster, Pod};
+use testing::netns::{Cluster, Namespace, Pod};
 use testing::objects::{self, Service, Slice};
 
 use crate::traffic::{self, Port, Servers};
@@ -149,7 +150,7 @@ pub(crate) fn add_foreign_rules(node: &Node, count: usize) -> Result<()> {
     }
     script.push_str("}\n}\n");
     let file = tempfile::NamedTempFile::new()?;
-    std::fs::write(file.path(), script)?;
+    fs::write(file.path(), script)?;
     let path = file.path().display();
     node.cluster.node.sh(&format!("nft -f {path}")).context("the rules of someone else")?;
     Ok(())
@@ -158,4 +159,12 @@ pub(crate) fn add_foreign_rules(node: &Node, count: usize) -> Result<()> {
 /// Takes these rules away.
 pub(crate) fn remove_foreign_rules(node: &Node) -> Result<()> {
     node.cluster.node.sh("nft delete table inet foreign").map(drop)
+}
+
+/// Packets that an interface has received.
+pub(crate) fn received(namespace: &Namespace, interface: &str) -> Result<u64> {
+    let devices = namespace.run(|| fs::read_to_string("/proc/thread-self/net/dev"))?;
+    let line = devices.lines().find_map(|line| line.trim_start().strip_prefix(interface)?.strip_prefix(':'));
+    let packets = line.and_then(|line| line.split_whitespace().nth(1)).context("no such interface")?;
+    Ok(packets.parse()?)
 }

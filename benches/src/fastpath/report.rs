@@ -5,7 +5,6 @@ use std::{fs, iter};
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
-const FIGURES: [&str; 5] = ["tcp_stream", "small_packets", "rr", "crr", "forwarded_per_1000"];
 const FAMILIES: [&str; 2] = ["ipv4", "ipv6"];
 
 /// Where all reports go.
@@ -39,12 +38,13 @@ impl Report {
         let mut medians = Map::new();
         for (family, rounds) in &rounds {
             let rounds = rounds.as_array().context("rounds")?;
-            let modes = rounds.first().and_then(Value::as_object).context("no round")?.keys();
-            let of_mode = |mode: &String| {
-                let figures = FIGURES.map(|figure| (figure.to_owned(), median(rounds, mode, figure).into()));
-                (mode.clone(), Value::Object(figures.into_iter().collect()))
+            let modes = rounds.first().and_then(Value::as_object).context("no round")?;
+            let of_mode = |(mode, figures): (&String, &Value)| {
+                let figures = figures.as_object().into_iter().flatten();
+                let medians = figures.map(|(figure, _)| (figure.clone(), median(rounds, mode, figure).into()));
+                (mode.clone(), Value::Object(medians.collect()))
             };
-            medians.insert(family.clone(), Value::Object(modes.map(of_mode).collect()));
+            medians.insert(family.clone(), Value::Object(modes.iter().map(of_mode).collect()));
         }
         Ok(Self { kernel: kernel.to_owned(), rounds, medians, instructions })
     }
@@ -68,8 +68,8 @@ impl Report {
         for family in FAMILIES {
             let modes = self.medians[family].as_object();
             for (mode, figures) in modes.into_iter().flatten() {
-                let figures: Vec<_> =
-                    FIGURES.iter().map(|name| format!("{name} {:.1}", number(&figures[name]))).collect();
+                let figures = figures.as_object().into_iter().flatten();
+                let figures: Vec<_> = figures.map(|(name, median)| format!("{name} {:.1}", number(median))).collect();
                 println!("  {family} {mode:<14} {}", figures.join("  "));
             }
             let costs = self.instructions[family].as_object().into_iter().flatten();

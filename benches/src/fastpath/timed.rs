@@ -6,7 +6,7 @@ use anyhow::Result;
 use model::Family;
 use serde_json::{Map, Value};
 
-use crate::node::{Mode, Node};
+use crate::node::{self, Mode, Node};
 use crate::traffic::{self, Port};
 
 /// An odd number: a median is one of them.
@@ -67,9 +67,9 @@ fn forwarded(node: &Node, family: Family) -> Result<f64> {
          nft add counter inet forwarded seen
          nft add chain inet forwarded forward '{ type filter hook forward priority 200; }'
          nft add rule inet forwarded forward counter name seen")?;
-    let before = received(node)?;
+    let before = received_from_pods(node)?;
     traffic::long_connection(&node.client, node.address(family, Port::Echo), QUESTIONS)?;
-    let sent = received(node)? - before;
+    let sent = received_from_pods(node)? - before;
     let told = namespace.sh("nft list counter inet forwarded seen; nft delete table inet forwarded")?;
     let mut words = told.split_whitespace().skip_while(|word| *word != "packets");
     let seen: f64 = words.nth(1).unwrap_or_default().parse()?;
@@ -77,8 +77,8 @@ fn forwarded(node: &Node, family: Family) -> Result<f64> {
 }
 
 /// Packets that the node has received from the two pods.
-fn received(node: &Node) -> Result<f64> {
+fn received_from_pods(node: &Node) -> Result<f64> {
     let interfaces = [&node.client.node_interface, &node.server.node_interface];
-    let counts = interfaces.map(|interface| crate::counted::received(&node.cluster.node, interface));
+    let counts = interfaces.map(|interface| node::received(&node.cluster.node, interface));
     counts.into_iter().sum::<Result<u64>>().map(|sum| sum as f64)
 }

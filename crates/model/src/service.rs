@@ -65,6 +65,24 @@ pub struct ServicePort {
 }
 
 impl Service {
+    /// One that nothing leads to yet: without addresses and ports, and with the API's defaults for all else.
+    pub const fn new(name: ServiceName) -> Self {
+        Self {
+            name,
+            created: 0,
+            cluster_ips: PerFamily { v4: None, v6: None },
+            external_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+            health_check_node_port: None,
+            affinity: None,
+            fast_path: true,
+            source_ranges: Vec::new(),
+            ports: Vec::new(),
+        }
+    }
+
     /// The full name of one of its ports.
     pub fn port_name(&self, port: &ServicePort) -> ServicePortName {
         ServicePortName { service: self.name.clone(), port: port.name.clone(), protocol: port.protocol }

@@ -20,18 +20,9 @@ fn number(port: u16) -> PortNumber {
 
 fn service(service: &str) -> Service {
     Service {
-        name: name(service),
-        created: 0,
         cluster_ips: PerFamily { v4: Some("10.96.0.1".parse().unwrap()), v6: None },
-        external_ips: vec![],
-        load_balancer_ips: vec![],
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        health_check_node_port: None,
-        affinity: None,
-        fast_path: true,
-        source_ranges: Vec::new(),
         ports: vec![ServicePort { name: "p".into(), protocol: Protocol::Tcp, port: number(80), node_port: None }],
+        ..Service::new(name(service))
     }
 }
 

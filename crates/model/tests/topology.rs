@@ -76,18 +76,11 @@ fn selected(case: &Case<'_>) -> Selection {
         node_port: case.kind.accessible.then(|| number(30080)),
     };
     let service = Service {
-        name: ServiceName::new("ns", "web"),
-        created: 0,
         cluster_ips: PerFamily { v4: Some([10, 96, 0, 1].into()), v6: None },
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
         internal_policy: case.kind.internal,
         external_policy: case.kind.external,
-        health_check_node_port: None,
-        affinity: None,
-        fast_path: true,
-        source_ranges: Vec::new(),
         ports: vec![port.clone()],
+        ..Service::new(ServiceName::new("ns", "web"))
     };
     let endpoints: Vec<_> = (1..).zip(case.endpoints).map(|(number, words)| endpoint(number, words)).collect();
     let endpoints: Vec<_> = endpoints.iter().map(|endpoint| PortEndpoint { endpoint, port: number(8080) }).collect();

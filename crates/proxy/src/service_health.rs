@@ -37,15 +37,18 @@ pub(crate) struct Questions {
 struct Asked {
     /// Those that have such a port.
     known: BTreeSet<ServiceName>,
-    /// What is true of some of them, once a sync succeeds.
-    waiting: Vec<(ServiceName, Option<Question>)>,
+    /// What is true of some of them once a sync succeeds; of several that did not, the last counts.
+    waiting: Changed,
 }
+
+/// Services, and what is to be answered for them, if anything.
+type Changed = BTreeMap<ServiceName, Option<Question>>;
 
 /// What the task has to know.
 #[derive(Debug)]
 enum News {
     /// Services as they are now in a family.
-    Synced(Family, Vec<(ServiceName, Option<Question>)>),
+    Synced(Family, Changed),
     /// The node's addresses to listen on.
     Addresses(Family, NodePorts),
 }
@@ -81,7 +84,7 @@ impl Questions {
             let question = question(&name, table, state);
             let was_known = if question.is_some() { !known.insert(name.clone()) } else { known.remove(&name) };
             if question.is_some() || was_known {
-                waiting.push((name, question));
+                waiting.insert(name, question);
             }
         }
     }
@@ -149,6 +152,19 @@ impl Answers {
             }
             self.listen().await;
         }
+    }
+
+    /// What it has been told: of which Service, and how many endpoints that has, if anyone may ask.
+    #[cfg(test)]
+    pub(crate) fn told(&mut self) -> Vec<(Family, String, Option<usize>)> {
+        let mut told = Vec::new();
+        while let Ok(News::Synced(family, services)) = self.news.try_recv() {
+            let endpoints = |(name, question): (ServiceName, Option<Question>)| {
+                (family, name.name.to_string(), question.map(|question| question.endpoints))
+            };
+            told.extend(services.into_iter().map(endpoints));
+        }
+        told
     }
 
     async fn set(&mut self, family: Family, name: ServiceName, question: Option<Question>) {

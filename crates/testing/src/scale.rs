@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 
 use model::{
     Endpoint, EndpointSlice, Family, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
-    SlicePort, TrafficPolicy, Update,
+    SlicePort, Update,
 };
 use serde_json::Value;
 
@@ -84,21 +84,16 @@ impl Scale {
         let is_balancer = self.mixed && i % 20 == 7;
         let range = |prefix: &str| prefix.parse().expect("a constant prefix");
         Service {
-            name: ServiceName::new("scale", name(i)),
             created: CREATED,
             cluster_ips: PerFamily { v4: Some(cluster_ip(i).into()), v6: None },
-            external_ips: Vec::new(),
             load_balancer_ips: is_balancer
                 .then(|| offset(Ipv4Addr::new(172, 20, 0, 0), i).into())
                 .into_iter()
                 .collect(),
-            internal_policy: TrafficPolicy::Cluster,
-            external_policy: TrafficPolicy::Cluster,
-            health_check_node_port: None,
-            fast_path: true,
             affinity: NonZeroU32::new(10_800).filter(|_| self.mixed && i % 10 == 3),
             source_ranges: if is_balancer { vec![range("192.0.2.0/24"), range("203.0.113.64/26")] } else { Vec::new() },
             ports: vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: PORT, node_port: None }],
+            ..Service::new(ServiceName::new("scale", name(i)))
         }
     }
 

@@ -10,7 +10,7 @@ use compiler::{Compiler, Fate, Mark, NodePorts, Offloads, Options, Packet, Pods,
 use ipnet::IpNet;
 use model::{
     Endpoint, EndpointSlice, Family, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
-    SlicePort, State, TrafficPolicy, Update,
+    SlicePort, State, Update,
 };
 use ruleset::{Fake, FakeTable, Kernel, Transaction};
 
@@ -144,20 +144,7 @@ pub(crate) fn port(number: u16) -> PortNumber {
 pub(crate) fn service(name: &str, cluster_ip: &str) -> Service {
     let mut cluster_ips = PerFamily::default();
     *cluster_ips.get_mut(Family::of(ip(cluster_ip))) = Some(ip(cluster_ip));
-    Service {
-        name: ServiceName::new("ns", name),
-        created: 0,
-        cluster_ips,
-        external_ips: vec![],
-        load_balancer_ips: vec![],
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        health_check_node_port: None,
-        affinity: None,
-        fast_path: true,
-        source_ranges: Vec::new(),
-        ports: vec![tcp("p80", 80)],
-    }
+    Service { cluster_ips, ports: vec![tcp("p80", 80)], ..Service::new(ServiceName::new("ns", name)) }
 }
 
 pub(crate) fn tcp(name: &str, number: u16) -> ServicePort {

@@ -16,8 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, Result, anyhow};
 use compiler::{Compiler, FastPath, FastPathCounts, Mark, NodePorts, Offloads, Options, table_family, table_name};
 use model::{
-    Endpoint, EndpointSlice, Family, PerFamily, Protocol, Service, ServiceName, ServicePort, SlicePort, State,
-    TrafficPolicy, Update,
+    Endpoint, EndpointSlice, Family, PerFamily, Protocol, Service, ServiceName, ServicePort, SlicePort, State, Update,
 };
 use netlink::NfTables;
 use ruleset::{CommitError, Kernel as _, Transaction};
@@ -123,7 +122,7 @@ async fn attempt(family: Family) -> Result<(), End> {
     for transaction in [services(&ends), fast_path.declare(&devices, false)] {
         rules.commit(&transaction).map_err(Failure::from)?;
     }
-    for protocol in [Protocol::Udp, Protocol::Tcp] {
+    for (protocol, _) in PROTOCOLS {
         use_service(&mut rules, &ends, protocol).await?;
     }
     Ok(())
@@ -174,7 +173,12 @@ fn services(ends: &Ends) -> Transaction {
     let mut state = State::new(SystemTime::UNIX_EPOCH);
     state.apply(Update::Service(service(family, name.clone())));
     state.apply(Update::Slice(slice(ends.server, name)));
-    let options = Options {
+    Compiler::new(options(family)).compile_all(&state)
+}
+
+/// Those of a node about which nothing is known.
+pub(super) fn options(family: Family) -> Options {
+    Options {
         family,
         mark: Mark::default(),
         masquerade_all: false,
@@ -182,8 +186,7 @@ fn services(ends: &Ends) -> Transaction {
         node_address: None,
         node_ports: NodePorts::Any,
         offloads: Offloads::ClusterIps,
-    };
-    Compiler::new(options).compile_all(&state)
+    }
 }
 
 const PROTOCOLS: [(Protocol, &str); 2] = [(Protocol::Udp, "udp"), (Protocol::Tcp, "tcp")];
@@ -192,20 +195,7 @@ fn service(family: Family, name: ServiceName) -> Service {
     let mut cluster_ips = PerFamily::default();
     *cluster_ips.get_mut(family) = Some(cluster_ip(family));
     let port = |(protocol, name): (_, &str)| ServicePort { name: name.into(), protocol, port: PORT, node_port: None };
-    Service {
-        name,
-        created: 0,
-        cluster_ips,
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        health_check_node_port: None,
-        affinity: None,
-        fast_path: true,
-        source_ranges: Vec::new(),
-        ports: PROTOCOLS.map(port).to_vec(),
-    }
+    Service { cluster_ips, ports: PROTOCOLS.map(port).to_vec(), ..Service::new(name) }
 }
 
 fn slice(server: SocketAddr, service: ServiceName) -> EndpointSlice {
@@ -244,7 +234,7 @@ mod tests {
                 runtime.block_on(async {
                     let network = Network::new(family).await.unwrap();
                     let ends = &network.ends;
-                    for protocol in [Protocol::Udp, Protocol::Tcp] {
+                    for (protocol, _) in PROTOCOLS {
                         let mut connection = Connection::open(ends, protocol, ends.server).await.unwrap();
                         exchange(&mut connection, protocol, 1..=3).await.unwrap();
                     }

@@ -2,6 +2,7 @@
 //! tokio's clock jumps ahead whenever everything waits for it: the outcome does not depend on the machine.
 
 mod harness;
+mod health_checks;
 mod node;
 mod repairs;
 mod upkeep;

@@ -18,8 +18,9 @@ use super::Namespace;
 /// ```
 ///
 /// Everything has an IPv6 address next to the IPv4 one. Every packet between pods is routed by the node, but for those
-/// between pods on a bridge, which [`Self::bridged_pod`] makes. The node's default route leads to the client, which forwards nothing: what nothing on the node takes, such as
-/// packets to a ClusterIP without a proxy, is lost there. The client's default route leads to the node.
+/// between pods on a bridge, which [`Self::bridged_pod`] makes. The node's default route leads to the client, which forwards
+/// nothing: what nothing on the node takes, such as packets to a ClusterIP without a proxy, is lost there. The client's
+/// default route leads to the node.
 #[derive(Debug)]
 pub struct Cluster {
     /// The node: forwards both families. A proxy runs here.

@@ -2,12 +2,13 @@
 
 use std::cell::RefCell;
 
-use compiler::{Compiler, Mark, NodePorts, Offloads, Options};
+use compiler::Compiler;
 use ifsync::{Links, Policy};
 use model::State;
 use testing::netns::Namespace;
 
 use super::*;
+use crate::fastpath::selftest::options;
 
 const SYNCS: &str = "kubeproxy_fastpath_interface_syncs_total";
 
@@ -26,16 +27,7 @@ impl<'a> Node<'a> {
     /// In the first of the namespaces, in which the caller has to be.
     fn new([namespace, beyond]: &'a [Namespace; 2], family: Family) -> Self {
         let mut kernel = NfTables::open().unwrap();
-        let options = Options {
-            family,
-            mark: Mark::default(),
-            masquerade_all: false,
-            pods: None,
-            node_address: None,
-            node_ports: NodePorts::Any,
-            offloads: Offloads::ClusterIps,
-        };
-        kernel.commit(&Compiler::new(options).compile_all(&State::new(std::time::UNIX_EPOCH))).unwrap();
+        kernel.commit(&Compiler::new(options(family)).compile_all(&State::new(std::time::UNIX_EPOCH))).unwrap();
         let threshold = 20.try_into().unwrap();
         let mut part = Part::new(FastPath { family, threshold, all_frontends: false, dry_run: false });
         part.table_written();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use compiler::{Compiler, FlowCheck, Mark, NodePorts, Offloads, Options};
 use model::{
     Endpoint, EndpointSlice, Family, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
-    SlicePort, TrafficPolicy,
+    SlicePort,
 };
 use netlink::{ForeignEdit, Reconciled};
 use ruleset::{
@@ -23,6 +23,7 @@ use super::super::*;
 use crate::commit::{Commit, Reply};
 use crate::flows::{CheckFlows, Next};
 use crate::pacer::Pacer;
+use crate::service_health::{Answers, Questions};
 
 /// A kernel that tests look into.
 #[derive(Clone, Default)]
@@ -274,6 +275,8 @@ pub(super) struct Harness {
     pub(super) commits: UnboundedReceiver<Committed>,
     /// Flow checks that were handed over.
     pub(super) checks: UnboundedReceiver<(Family, Vec<FlowCheck>)>,
+    /// Who is told what load balancers may ask.
+    pub(super) answers: Answers,
     pub(super) telemetry: Telemetry,
     pub(super) syncer: JoinHandle<Result<()>>,
 }
@@ -304,8 +307,11 @@ impl Harness {
         let (updates, received) = mpsc::channel(1);
         let (addresses, changed) = mpsc::channel(1);
         let (edits, edited) = mpsc::channel(64);
-        let syncer = tokio::spawn(Syncer::new(tables, telemetry.clone()).run(received, changed, edited));
-        Self { kernels, updates, node_ports: addresses, edits, commits, checks, telemetry, syncer }
+        let anywhere = PerFamily { v4: NodePorts::Any, v6: NodePorts::Any };
+        let (questions, answers) = Questions::new(telemetry.health.clone(), anywhere);
+        let syncer = Syncer::new(tables, telemetry.clone()).with_questions(questions);
+        let syncer = tokio::spawn(syncer.run(received, changed, edited));
+        Self { kernels, updates, node_ports: addresses, edits, commits, checks, answers, telemetry, syncer }
     }
 
     /// One that has programmed `services`, and both first commits behind it.
@@ -373,21 +379,12 @@ pub(super) fn service(name: &str) -> Update {
 pub(super) fn service_over(protocol: Protocol, name: &str) -> Update {
     let port = ServicePort { name: "".into(), protocol, port: PortNumber::new(80).unwrap(), node_port: None };
     Update::Service(Service {
-        name: ServiceName::new("test", name),
-        created: 0,
         cluster_ips: PerFamily {
             v4: Some([10, 96, 0, number(name)].into()),
             v6: Some([0xfd00, 0, 0, 0, 0, 0, 0, number(name).into()].into()),
         },
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        health_check_node_port: None,
-        affinity: None,
-        fast_path: true,
-        source_ranges: Vec::new(),
         ports: vec![port],
+        ..Service::new(ServiceName::new("test", name))
     })
 }
 
