@@ -47,6 +47,18 @@ pub struct Flags {
     #[arg(long, value_name = "PACKETS")]
     pub fastpath_packet_threshold: Option<u32>,
 
+    /// Write the configuration that would be used to this file, as YAML, and quit
+    #[arg(long, value_name = "FILE")]
+    pub write_config_to: Option<PathBuf>,
+
+    /// Take away the rules of Slipstream and of every mode of kube-proxy, and quit
+    #[arg(long)]
+    pub cleanup: bool,
+
+    /// Do only what takes more rights than CAP_NET_ADMIN, and quit
+    #[arg(long)]
+    pub init_only: bool,
+
     /// Print version information and quit
     #[arg(long, action = ArgAction::Version)]
     version: Option<bool>,

@@ -5,12 +5,14 @@
 //! Beside it run two HTTP servers. [`run`] puts all this together; `main.rs` adds the command line and the exit code.
 
 mod asides;
+mod cleanup;
 mod commit;
 mod conflicts;
 mod fastpath;
 mod flags;
 mod flows;
 mod http;
+mod initialize;
 mod node;
 mod pacer;
 mod pods;
@@ -21,5 +23,7 @@ mod source;
 mod syncer;
 mod table;
 
+pub use cleanup::cleanup;
 pub use flags::Flags;
+pub use initialize::initialize;
 pub use run::run;

@@ -49,10 +49,21 @@ fn start(flags: &Flags) -> Result<()> {
     for warning in warnings {
         warn!("{warning}");
     }
+    // What comes first wins where several are given (contract §1.1).
+    if let Some(file) = &flags.write_config_to {
+        anyhow::bail!("--write-config-to {} is not there yet", file.display());
+    }
+    if flags.cleanup {
+        return proxy::cleanup(&config);
+    }
     // Two threads also on a node with one CPU, so that health checks are answered while rules are compiled.
     let workers = std::thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(2, 4));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
-    let ended = runtime.block_on(proxy::run(flags, &config));
+    let ended = if flags.init_only {
+        runtime.block_on(proxy::initialize(flags, &config))
+    } else {
+        runtime.block_on(proxy::run(flags, &config))
+    };
     runtime.shutdown_background();
     ended
 }
