@@ -16,8 +16,10 @@ mod intern;
 mod lenient;
 mod problem;
 mod slim;
+mod watch;
 
 pub use api::{watch_api, watch_node};
 pub use client::{ApiServer, ClientError};
 pub use directory::{DirectoryError, node_in_directory, watch_directory};
 pub use problem::{BURST, Event, Problem, Reporter};
+pub use watch::{DirectoryWatch, WatchError};
