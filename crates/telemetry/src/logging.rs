@@ -1,6 +1,7 @@
 //! Log lines on standard error.
 
 use std::io;
+use std::sync::OnceLock;
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
@@ -8,7 +9,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
-use tracing_subscriber::{Layer, fmt};
+use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 /// The crates whose lines `-v` rules over. From all others only warnings are of interest.
 const OWN_CRATES: [&str; 9] =
@@ -24,16 +25,37 @@ pub enum Format {
     Json,
 }
 
+/// What is logged by the process, while it runs.
+static FILTER: OnceLock<Filter> = OnceLock::new();
+
+type Filter = reload::Handle<Targets, Registry>;
+
 /// Sends all log lines of the process to standard error from now on. `verbosity` is that of `-v`: up to 1 for what an
 /// operator needs to know, 2 and 3 for what is being done, 4 and above for everything.
 ///
 /// # Errors
 /// It was called before.
 pub fn init(format: Format, verbosity: u32) -> Result<(), TryInitError> {
-    subscriber(format, verbosity, io::stderr).try_init()
+    let (subscriber, filter) = subscriber(format, verbosity, io::stderr);
+    subscriber.try_init()?;
+    FILTER.get_or_init(|| filter);
+    Ok(())
 }
 
-fn subscriber<W>(format: Format, verbosity: u32, writer: W) -> impl Subscriber + Send + Sync
+/// Logs as much as `verbosity` says from now on, as if it had been given to [`init`]. Without that, nothing is logged and
+/// nothing happens.
+pub fn set_verbosity(verbosity: u32) {
+    if let Some(current) = FILTER.get() {
+        set(current, verbosity);
+    }
+}
+
+fn set(current: &Filter, verbosity: u32) {
+    // It fails when the subscriber is gone, and with it all that could be filtered.
+    drop(current.reload(filter(verbosity)));
+}
+
+fn subscriber<W>(format: Format, verbosity: u32, writer: W) -> (impl Subscriber + Send + Sync, Filter)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -43,7 +65,8 @@ where
         Format::Text => lines.boxed(),
         Format::Json => lines.json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter(verbosity)))
+    let (filter, handle) = reload::Layer::new(filter(verbosity));
+    (tracing_subscriber::registry().with(lines.with_filter(filter)), handle)
 }
 
 fn filter(verbosity: u32) -> Targets {
@@ -63,10 +86,16 @@ mod tests {
 
     /// What is logged by one of our crates and by another, each at all levels.
     fn logged(format: Format, verbosity: u32) -> Vec<String> {
+        logged_after(format, verbosity, |_| {})
+    }
+
+    /// The same after something was done to the filter.
+    fn logged_after(format: Format, verbosity: u32, change: impl Fn(&Filter)) -> Vec<String> {
         let written = Arc::new(Mutex::new(Vec::new()));
         let writer = Buffer(Arc::clone(&written));
-        let subscriber = subscriber(format, verbosity, move || writer.clone());
+        let (subscriber, filter) = subscriber(format, verbosity, move || writer.clone());
         tracing::subscriber::with_default(subscriber, || {
+            change(&filter);
             tracing::warn!(target: "netlink::batch", family = "IPv4", operations = 3, "commit failed");
             tracing::info!(target: "netlink::batch", "own info");
             tracing::debug!(target: "netlink::batch", "own debug");
@@ -95,9 +124,11 @@ mod tests {
     #[test]
     fn verbosity_opens_up_our_own_crates_only() {
         for (verbosity, own) in [(0, 2), (1, 2), (2, 3), (3, 3), (4, 4), (10, 4)] {
-            let lines = logged(Format::Text, verbosity);
-            let count = |from: &str| lines.iter().filter(|line| line.contains(from)).count();
-            assert_eq!((count("netlink"), count("hyper")), (own, 1), "-v {verbosity}: {lines:#?}");
+            let changed = logged_after(Format::Text, 4 - verbosity.min(4), |filter| set(filter, verbosity));
+            for lines in [logged(Format::Text, verbosity), changed] {
+                let count = |from: &str| lines.iter().filter(|line| line.contains(from)).count();
+                assert_eq!((count("netlink"), count("hyper")), (own, 1), "-v {verbosity}: {lines:#?}");
+            }
         }
     }
 
