@@ -97,6 +97,14 @@ impl Proxy {
         Ok(ready)
     }
 
+    /// Changes its configuration while it runs. That this has taken effect is not waited for.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn reconfigure(&self, settings: &Settings) -> Result<()> {
+        fs::write(self.path("kube-proxy.yaml"), settings.to_string()).context("cannot change the configuration")
+    }
+
     fn spawn(&mut self, configuration: &Path) -> Result<()> {
         ensure!(self.process.is_none(), "it runs already");
         let log = File::options().create(true).append(true).open(self.log_path())?;

@@ -23,7 +23,7 @@ use crate::flows::Flows;
 use crate::layout::Layout;
 use crate::on_demand::{OnDemand, Rewrite};
 use crate::sets::SetId;
-use crate::{Conflict, FlowCheck, Frontend, NodePorts, Options, name};
+use crate::{Conflict, FlowCheck, Frontend, NodePorts, Offloads, Options, name};
 
 /// The name of the tables, one of each family.
 pub fn table_name() -> Name {
@@ -214,6 +214,11 @@ impl Compiler {
         if let (NodePorts::Only(now), NodePorts::Only(wanted)) = (&mut self.options.node_ports, node_ports) {
             *now = wanted;
         }
+    }
+
+    /// Changes which connections may take the fast path, for the next [`Compiler::compile_all`]. Returns whether that is needed.
+    pub fn set_offloads(&mut self, offloads: Offloads) -> bool {
+        std::mem::replace(&mut self.options.offloads, offloads) != offloads
     }
 
     /// The transaction that deletes what no Service has needed since the last call: chains, and what guards against stale

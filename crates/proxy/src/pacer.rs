@@ -32,6 +32,12 @@ impl Pacer {
         Self { min_interval, max_retry, requested: false, earliest: now, retry: None }
     }
 
+    /// Changes the intervals. What waits already is not put off.
+    pub(crate) const fn set_intervals(&mut self, min_interval: Duration, max_retry: Duration) {
+        self.min_interval = min_interval;
+        self.max_retry = max_retry;
+    }
+
     /// Asks for a run.
     pub(crate) const fn request(&mut self) {
         self.requested = true;

@@ -18,14 +18,15 @@ use tracing::info;
 
 use crate::flags::Flags;
 use crate::http::{Server, health_routes, metrics_routes};
+use crate::live::Live;
 use crate::node::{self, Follower, NodeAddresses, NodeFacts, PortAddresses};
 use crate::pacer::Pacer;
 use crate::pods;
 use crate::service_health::Questions;
 use crate::source::Source;
-use crate::syncer::{Syncer, Telemetry};
+use crate::syncer::{Inputs, Syncer, Telemetry};
 use crate::table::Table;
-use crate::{fastpath, flows};
+use crate::{fastpath, flows, reload};
 
 /// How many messages of updates may wait to be taken in. The sources wait when it is reached.
 const UPDATES: usize = 4096;
@@ -45,11 +46,13 @@ pub async fn run(flags: &Flags, config: &Config) -> Result<()> {
     let source = Source::new(flags, config).await?;
     let telemetry = Telemetry {
         metrics: Arc::new(Metrics::new().context("cannot register the metrics")?),
-        health: Arc::new(Health::new(config.sync_period * 2, false)),
+        health: Arc::new(Health::new(Live::of(config).health_timeout(), false)),
     };
     set_oom_score(config.oom_score_adj);
+    let (live, settings) = watch::channel(Live::of(config));
     tokio::select! {
-        ended = proxy(config, name, source, telemetry.clone()) => ended,
+        ended = proxy(config, settings, name, source, telemetry.clone()) => ended,
+        failed = reload::follow(flags, config.clone(), live) => failed.map(|never| match never {}),
         failed = health_server(config, telemetry.clone()).run() => failed.map(|never| match never {}),
         failed = metrics_server(config, telemetry).run() => failed.map(|never| match never {}),
         signal = termination() => {
@@ -80,7 +83,13 @@ fn metrics_server(config: &Config, telemetry: Telemetry) -> Server {
 }
 
 /// Connects the source to the tables. Ends only with an error.
-async fn proxy(config: &Config, name: String, source: Source, telemetry: Telemetry) -> Result<()> {
+async fn proxy(
+    config: &Config,
+    live: watch::Receiver<Live>,
+    name: String,
+    source: Source,
+    telemetry: Telemetry,
+) -> Result<()> {
     let metrics = telemetry.metrics.clone();
     let reporter = Reporter::new(move |event| match event {
         Event::Problem(problem) => metrics.object_problem(problem.kind),
@@ -94,7 +103,9 @@ async fn proxy(config: &Config, name: String, source: Source, telemetry: Telemet
     let (edits, edited) = mpsc::channel(EDITS);
     // While there is no room, the monitor waits, and what the kernel cannot tell it meanwhile counts as missed.
     let monitor = Monitor::spawn(compiler::table_name(), move |edit| drop(edits.blocking_send(edit)))?;
+    let fast_path = fastpath::start(live.clone(), families.clone(), monitor.clone(), telemetry.metrics.clone())?;
     let tables = tables(config, &facts, addresses, &families, &ports, &telemetry, &monitor)?;
+    let tables = tables.into_iter().map(|table| table.with_fast_path(fast_path.clone())).collect();
 
     let (updates, received) = mpsc::channel(UPDATES);
     let (node_ports, changed) = mpsc::channel(1);
@@ -103,7 +114,8 @@ async fn proxy(config: &Config, name: String, source: Source, telemetry: Telemet
     let follower = Follower::start(config, &facts, telemetry.health.clone(), &updates, new_addresses).await;
     let following = follower.run(status, updates.clone());
     // As tasks of their own they go on while this process ends, so that no commit has to be waited for.
-    let syncer = tokio::spawn(Syncer::new(tables, telemetry).with_questions(questions).run(received, changed, edited));
+    let syncer = Syncer::new(tables, telemetry).with_questions(questions);
+    let syncer = tokio::spawn(syncer.run(Inputs { updates: received, node_ports: changed, edits: edited, live }));
     let (feed, ports) = (tokio::spawn(feed.run(updates, reporter)), tokio::spawn(ports.follow(addresses, node_ports)));
     tokio::try_join!(
         async { feed.await? },
@@ -128,8 +140,6 @@ fn tables(
     let pods = pods::detection(&config.local_traffic, node_cidrs, addresses.primary, families)?;
     let mark = Mark::from_bit(config.masquerade.bit.number()).context("masqueradeBit is above 31")?;
     let flows = flows::start(telemetry.metrics.clone())?;
-    let metrics = telemetry.metrics.clone();
-    let teller = fastpath::start(config.fast_path.clone(), families.to_vec(), monitor.clone(), metrics)?;
     let table = |family: &Family| {
         let compiler = Compiler::new(Options {
             family: *family,
@@ -143,7 +153,7 @@ fn tables(
         let kernel = NfTables::open()?.known_to(monitor).context("cannot tell our commits from those of others")?;
         let committer = Committer::spawn(kernel).context("cannot start the thread that commits")?;
         let pacer = Pacer::new(Instant::now(), config.min_sync_period, config.sync_period);
-        let table = Table::new(compiler, committer, pacer, telemetry.clone()).with_fast_path(teller.clone());
+        let table = Table::new(compiler, committer, pacer, telemetry.clone());
         Ok(match &flows {
             Some(flows) => table.with_flows(flows.clone()),
             None => table,

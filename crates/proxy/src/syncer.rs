@@ -11,10 +11,12 @@ use model::{Changes, Family, State, Update};
 use netlink::ForeignEdit;
 use telemetry::{Health, Metrics};
 use tokio::sync::mpsc::Receiver;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info};
 
 use crate::commit::Outcome;
+use crate::live::Live;
 use crate::service_health::Questions;
 use crate::table::Table;
 
@@ -33,6 +35,18 @@ pub(crate) struct Syncer {
     complete: bool,
     /// What load balancers may ask, if they can.
     questions: Option<Questions>,
+}
+
+/// What the syncer is told.
+pub(crate) struct Inputs {
+    /// What the source tells of the cluster.
+    pub(crate) updates: Receiver<Vec<Update>>,
+    /// Which of the node's addresses take NodePort traffic, whenever that changes.
+    pub(crate) node_ports: Receiver<(Family, NodePorts)>,
+    /// What other programs do to the tables.
+    pub(crate) edits: Receiver<ForeignEdit>,
+    /// The settings that may change.
+    pub(crate) live: watch::Receiver<Live>,
 }
 
 /// Who is told how the syncs go.
@@ -56,17 +70,12 @@ impl Syncer {
         Self { questions: Some(questions), ..self }
     }
 
-    /// Works until `updates` is closed. `node_ports` says which of the node's addresses take NodePort traffic, whenever that
-    /// changes; `edits` are what other programs do to the tables.
+    /// Works until there are no more updates to come.
     ///
     /// # Errors
     /// A committing thread has died, which only a defect of this program can bring about.
-    pub(crate) async fn run(
-        mut self,
-        mut updates: Receiver<Vec<Update>>,
-        mut node_ports: Receiver<(Family, NodePorts)>,
-        mut edits: Receiver<ForeignEdit>,
-    ) -> Result<()> {
+    pub(crate) async fn run(mut self, inputs: Inputs) -> Result<()> {
+        let Inputs { mut updates, mut node_ports, mut edits, mut live } = inputs;
         self.tables.iter().for_each(Table::loop_started);
         let mut batch = Vec::with_capacity(BATCH);
         loop {
@@ -86,6 +95,7 @@ impl Syncer {
                     self.pass_on_syncs();
                 }
                 Some(edit) = edits.recv() => self.pass_on_edit(&edit),
+                Ok(()) = live.changed() => self.set_live(&live.borrow_and_update()),
                 () = sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
             }
         }
@@ -124,6 +134,15 @@ impl Syncer {
             }
             table.set_node_ports(node_ports);
             if self.complete {
+                table.request(&Changes::default(), Instant::now());
+            }
+        }
+    }
+
+    fn set_live(&mut self, settings: &Live) {
+        self.telemetry.health.set_timeout(settings.health_timeout());
+        for table in &mut self.tables {
+            if table.set_live(settings) && self.complete {
                 table.request(&Changes::default(), Instant::now());
             }
         }

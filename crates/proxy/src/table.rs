@@ -21,8 +21,9 @@ use tracing::{debug, error, warn};
 use crate::asides::Asides;
 use crate::commit::{Commit, Outcome};
 use crate::conflicts::Conflicts;
-use crate::fastpath::Teller;
+use crate::fastpath::{self, Teller};
 use crate::flows::CheckFlows;
+use crate::live::Live;
 use crate::pacer::Pacer;
 use crate::repairs::Repairs;
 use crate::syncer::Telemetry;
@@ -191,6 +192,14 @@ impl Table {
     /// Has the next sync change which of the node's addresses take NodePort traffic. Does not ask for one.
     pub(crate) fn set_node_ports(&mut self, node_ports: NodePorts) {
         self.compiler.set_node_ports(node_ports);
+    }
+
+    /// Changes how syncs are spaced, and which connections may take the fast path. Returns whether that takes a sync.
+    pub(crate) fn set_live(&mut self, settings: &Live) -> bool {
+        self.pacer.set_intervals(settings.min_sync_period, settings.sync_period);
+        let changed = self.compiler.set_offloads(fastpath::offloads(settings.fast_path.as_ref()));
+        self.everything |= changed;
+        changed
     }
 
     /// Takes note that another program changed the table, or may have done so, and asks for a repair.

@@ -13,13 +13,12 @@ use serde::Serialize;
 /// A family is unhealthy when a change has waited for it longer than a time limit. A family that never was up to date
 /// does not count: what is not run cannot fail.
 #[derive(Debug)]
-pub struct Health {
-    timeout: Duration,
-    state: Mutex<State>,
-}
+pub struct Health(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
+    /// How long a change may wait.
+    timeout: Duration,
     node_eligible: bool,
     families: PerFamily<FamilyState>,
 }
@@ -39,7 +38,12 @@ impl Health {
     /// [`set_node_eligible`](Self::set_node_eligible) says otherwise: false where a Node object is still to be found,
     /// true where there is none to ask.
     pub fn new(timeout: Duration, node_eligible: bool) -> Self {
-        Self { timeout, state: Mutex::new(State { node_eligible, families: PerFamily::default() }) }
+        Self(Mutex::new(State { timeout, node_eligible, families: PerFamily::default() }))
+    }
+
+    /// From now on, a change may wait so long.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.state().timeout = timeout;
     }
 
     /// A change came in that the family's rules do not have yet. Of several, the oldest counts.
@@ -59,31 +63,31 @@ impl Health {
 
     /// Whether no family has a change that waits for too long. This is all that Services' own health checks ask for.
     pub fn is_healthy(&self, now: Moment) -> bool {
-        self.state().is_healthy(now, self.timeout)
+        self.state().is_healthy(now)
     }
 
     /// The answer of `/healthz`: 200 if healthy and the node is eligible.
     pub fn healthz(&self, now: Moment) -> HealthReport {
         let state = self.state();
-        let serves = state.node_eligible && state.is_healthy(now, self.timeout);
-        state.report(now, self.timeout, serves, Some(state.node_eligible))
+        let serves = state.node_eligible && state.is_healthy(now);
+        state.report(now, serves, Some(state.node_eligible))
     }
 
     /// The answer of `/livez`: 200 if healthy. A node about to go is no reason to restart the proxy on it.
     pub fn livez(&self, now: Moment) -> HealthReport {
         let state = self.state();
-        state.report(now, self.timeout, state.is_healthy(now, self.timeout), None)
+        state.report(now, state.is_healthy(now), None)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Each change is a single assignment: a panic elsewhere cannot leave half of one behind.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    fn is_healthy(&self, now: Moment, timeout: Duration) -> bool {
-        self.running().all(|(_, family, _)| family.is_healthy(now, timeout))
+    fn is_healthy(&self, now: Moment) -> bool {
+        self.running().all(|(_, family, _)| family.is_healthy(now, self.timeout))
     }
 
     /// The families that count, with the time of their last update.
@@ -94,17 +98,17 @@ impl State {
         })
     }
 
-    fn report(&self, now: Moment, timeout: Duration, success: bool, node_eligible: Option<bool>) -> HealthReport {
+    fn report(&self, now: Moment, success: bool, node_eligible: Option<bool>) -> HealthReport {
         let last_updated = self.running().map(|(_, _, updated)| updated).max();
         let body = Body {
             last_updated: rfc3339(if success { Some(now.wall) } else { last_updated }),
             current_time: rfc3339(Some(now.wall)),
             node_eligible,
-            healthy: self.is_healthy(now, timeout),
+            healthy: self.is_healthy(now),
             status: self
                 .running()
                 .map(|(family, state, updated)| {
-                    let healthy = state.is_healthy(now, timeout);
+                    let healthy = state.is_healthy(now, self.timeout);
                     (family.label(), FamilyBody { last_updated: rfc3339(Some(updated)), healthy })
                 })
                 .collect(),

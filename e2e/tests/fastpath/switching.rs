@@ -36,6 +36,39 @@ fn it_is_switched_off_and_on_under_traffic() {
     assert_eq!(forwarded.take(), 0, "they stay in the fast path");
 }
 
+/// The proxy goes on: nothing but the configuration file changes.
+#[test]
+fn its_threshold_follows_the_configuration_under_traffic() {
+    let mut world = world(&Settings::default());
+    let cluster = world.cluster.clone();
+    let forwarded = Forwarded::count(&cluster.node);
+    let mut streams = offloaded(&world, &forwarded);
+    let process = world.proxy.process().unwrap();
+    let rules = || cluster.node.sh("nft list ruleset").unwrap();
+
+    world.proxy.reconfigure(&Settings { fastpath_packet_threshold: Some(0), ..Settings::default() }).unwrap();
+    world.proxy.wait("nothing of the fast path in the rules", |_| Ok(!rules().contains("fastpath"))).unwrap();
+    streams.iter_mut().for_each(|stream| exchange(stream, 30));
+    assert!(forwarded.take() >= 60, "they are back in the slow path");
+    assert_eq!(world.proxy.metric("kubeproxy_fastpath_enabled").unwrap(), [0.0, 0.0]);
+
+    for threshold in [70_000, 20] {
+        world
+            .proxy
+            .reconfigure(&Settings { fastpath_packet_threshold: Some(threshold), ..Settings::default() })
+            .unwrap();
+        let wanted = format!("ct packets > {threshold}");
+        world.proxy.wait(&format!("{wanted} in the rules"), |_| Ok(rules().matches(&wanted).count() == 2)).unwrap();
+        wait_for_devices(&mut world);
+        streams.iter_mut().for_each(|stream| exchange(stream, 30));
+        assert!(forwarded.take() >= 60 || threshold == 20, "too few packets for {threshold}");
+    }
+    wait_until_fast(&mut streams, &forwarded);
+    streams.iter_mut().for_each(|stream| exchange(stream, 30));
+    assert_eq!(forwarded.take(), 0, "they are in the fast path again");
+    assert_eq!(world.proxy.process().unwrap(), process);
+}
+
 #[test]
 fn connections_outlive_a_proxy_that_is_killed() {
     let mut world = world(&Settings::default());

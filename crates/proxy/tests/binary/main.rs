@@ -7,3 +7,4 @@ mod directory;
 mod node;
 mod process;
 mod refusals;
+mod reload;

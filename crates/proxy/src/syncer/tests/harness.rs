@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use ::config::Config;
 use compiler::{Compiler, FlowCheck, Mark, NodePorts, Offloads, Options};
 use model::{
     Endpoint, EndpointSlice, Family, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
@@ -272,6 +273,7 @@ pub(super) struct Harness {
     pub(super) updates: Sender<Vec<Update>>,
     pub(super) node_ports: Sender<(Family, NodePorts)>,
     pub(super) edits: Sender<ForeignEdit>,
+    pub(super) live: watch::Sender<Live>,
     pub(super) commits: UnboundedReceiver<Committed>,
     /// Flow checks that were handed over.
     pub(super) checks: UnboundedReceiver<(Family, Vec<FlowCheck>)>,
@@ -310,8 +312,10 @@ impl Harness {
         let anywhere = PerFamily { v4: NodePorts::Any, v6: NodePorts::Any };
         let (questions, answers) = Questions::new(telemetry.health.clone(), anywhere);
         let syncer = Syncer::new(tables, telemetry.clone()).with_questions(questions);
-        let syncer = tokio::spawn(syncer.run(received, changed, edited));
-        Self { kernels, updates, node_ports: addresses, edits, commits, checks, answers, telemetry, syncer }
+        let (live, settings) = watch::channel(Live::of(&Config::default()));
+        let inputs = Inputs { updates: received, node_ports: changed, edits: edited, live: settings };
+        let syncer = tokio::spawn(syncer.run(inputs));
+        Self { kernels, updates, node_ports: addresses, edits, live, commits, checks, answers, telemetry, syncer }
     }
 
     /// One that has programmed `services`, and both first commits behind it.
