@@ -8,6 +8,7 @@ mod asides;
 mod cleanup;
 mod commit;
 mod conflicts;
+mod events;
 mod fastpath;
 mod flags;
 mod flows;

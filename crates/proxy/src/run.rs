@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use compiler::{Compiler, Mark, Options};
 use config::Config;
-use informer::{Event, Reporter};
+use informer::Reporter;
 use model::Family;
 use netlink::{Committer, Monitor, NfTables};
 use telemetry::{Health, Metrics};
@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::info;
 
+use crate::events::{Event, Events};
 use crate::flags::Flags;
 use crate::http::{Server, health_routes, metrics_routes};
 use crate::live::Live;
@@ -50,11 +51,19 @@ pub async fn run(flags: &Flags, config: &Config) -> Result<()> {
     };
     set_oom_score(config.oom_score_adj);
     let (live, settings) = watch::channel(Live::of(config));
+    let events = source.events(&name);
+    events.tell(Event::Starting);
     tokio::select! {
-        ended = proxy(config, settings, name, source, telemetry.clone()) => ended,
+        ended = proxy(config, settings, name, source, telemetry.clone(), events.clone()) => ended,
         failed = reload::follow(flags, config.clone(), live) => failed.map(|never| match never {}),
-        failed = health_server(config, telemetry.clone()).run() => failed.map(|never| match never {}),
-        failed = metrics_server(config, telemetry).run() => failed.map(|never| match never {}),
+        Err(error) = health_server(config, telemetry.clone()).run() => {
+            events.tell_last(Event::NoHealthServer(format!("{error:#}"))).await;
+            Err(error)
+        }
+        Err(error) = metrics_server(config, telemetry).run() => {
+            events.tell_last(Event::NoMetricsServer(format!("{error:#}"))).await;
+            Err(error)
+        }
         signal = termination() => {
             info!("{} received: exiting, the rules stay in place", signal?);
             Ok(())
@@ -89,11 +98,12 @@ async fn proxy(
     name: String,
     source: Source,
     telemetry: Telemetry,
+    events: Events,
 ) -> Result<()> {
     let metrics = telemetry.metrics.clone();
     let reporter = Reporter::new(move |event| match event {
-        Event::Problem(problem) => metrics.object_problem(problem.kind),
-        Event::WatchFailed(resource) => metrics.watch_failed(resource),
+        informer::Event::Problem(problem) => metrics.object_problem(problem.kind),
+        informer::Event::WatchFailed(resource) => metrics.watch_failed(resource),
     });
     let (facts, status, feed) = source.open(name, config, &reporter).await?;
     let addresses = NodeAddresses::new(&facts.addresses, config);
@@ -110,7 +120,7 @@ async fn proxy(
     let (updates, received) = mpsc::channel(UPDATES);
     let (node_ports, changed) = mpsc::channel(1);
     let (new_addresses, addresses) = watch::channel(addresses);
-    let (questions, answers) = Questions::new(telemetry.health.clone(), ports.all().clone());
+    let (questions, answers) = Questions::new(telemetry.health.clone(), events, ports.all().clone());
     let follower = Follower::start(config, &facts, telemetry.health.clone(), &updates, new_addresses).await;
     let following = follower.run(status, updates.clone());
     // As tasks of their own they go on while this process ends, so that no commit has to be waited for.

@@ -20,6 +20,7 @@ use tokio::time::sleep;
 use tracing::{error, info};
 
 use self::server::Server;
+use crate::events::{Event, Events};
 use crate::table::{Compiled, Table};
 
 /// How long until it is tried again to listen on a port that is taken.
@@ -63,10 +64,10 @@ struct Question {
 
 impl Questions {
     /// The syncer's part, and the task, which is to be run.
-    pub(crate) fn new(health: Arc<Health>, addresses: PerFamily<NodePorts>) -> (Self, Answers) {
+    pub(crate) fn new(health: Arc<Health>, events: Events, addresses: PerFamily<NodePorts>) -> (Self, Answers) {
         let (sender, news) = unbounded_channel();
         let questions = Self { news: sender, families: PerFamily::default() };
-        (questions, Answers { news, health, addresses, known: BTreeMap::new() })
+        (questions, Answers { news, health, events, addresses, known: BTreeMap::new() })
     }
 
     /// A table begins to be written, so that it is true to `state`.
@@ -118,6 +119,7 @@ fn question(name: &ServiceName, table: &Table, state: &State) -> Option<Question
 pub(crate) struct Answers {
     news: UnboundedReceiver<News>,
     health: Arc<Health>,
+    events: Events,
     addresses: PerFamily<NodePorts>,
     known: BTreeMap<(Family, ServiceName), Known>,
 }
@@ -197,12 +199,16 @@ impl Answers {
             let listening = known.server.listen_on(&listening_addresses(*family, self.addresses.get(*family))).await;
             known.is_complete = listening.is_ok();
             let was_told = std::mem::replace(&mut known.is_told, listening.is_err());
-            match listening {
-                Err(error) if !was_told => error!(
+            if let Some(error) = listening.err().filter(|_| !was_told) {
+                error!(
                     %service,
                     "load balancers cannot ask whether this node has endpoints, will try again every {RETRY:?}: {error:#}"
-                ),
-                _ => {}
+                );
+                self.events.tell(Event::NoServiceHealthServer(
+                    service.clone(),
+                    known.server.port(),
+                    format!("{error:#}"),
+                ));
             }
         }
     }

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::info;
 
+use crate::events::Events;
 use crate::flags::Flags;
 use crate::node::{self, NodeFacts};
 
@@ -42,6 +43,17 @@ impl Source {
             info!("no kubeconfig is given, using the service account of this pod");
         }
         Ok(Self::Api(ApiServer::configure(config.kubeconfig.as_deref()).await?))
+    }
+
+    /// Who takes events about the node `name`.
+    pub(crate) fn events(&self, name: &str) -> Events {
+        match self {
+            Self::Api(server) => {
+                let host = node::host_name().unwrap_or_else(|_| name.to_owned());
+                Events::send_by(server.client(), name.to_owned(), &host)
+            }
+            Self::Directory(_) => Events::nowhere(),
+        }
     }
 
     /// What is to be known of the node `name` before anything else, and what becomes of it. Waits for an API server that

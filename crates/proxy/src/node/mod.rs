@@ -27,10 +27,18 @@ pub(crate) fn name(config: &Config) -> Result<String> {
     if let Some(name) = &config.hostname_override {
         return Ok(name.as_str().to_owned());
     }
-    let name = nix::unistd::gethostname().context("cannot read the machine's host name: give --hostname-override")?;
-    let name = name.to_string_lossy().trim().to_lowercase();
+    let name = host_name().context("cannot read the machine's host name: give --hostname-override")?;
+    let name = name.trim().to_lowercase();
     ensure!(!name.is_empty(), "empty hostname is invalid: set the machine's host name, or give --hostname-override");
     Ok(name)
+}
+
+/// The name that the machine has for itself.
+///
+/// # Errors
+/// The kernel does not say.
+pub(crate) fn host_name() -> Result<String> {
+    Ok(nix::unistd::gethostname()?.to_string_lossy().into_owned())
 }
 
 /// The families that the node can do (contract §3.4): IPv4, and IPv6 unless the kernel has it switched off. A cluster of

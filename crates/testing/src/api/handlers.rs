@@ -9,17 +9,18 @@ use axum::extract::{Path, Query, Request as HttpRequest, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
+use axum::routing::{get, patch, post};
 use axum::{Json, Router};
 use futures::stream;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant as Deadline, timeout_at};
 
+use super::rbac::Attributes;
 use super::select::Selector;
 use super::status::{self, Failure};
 use super::store::{Chunk, Key, Start, TooOld, too_old_event};
-use super::{Expiry, Request, Resource, Shared};
+use super::{Expiry, Request, Resource, Shared, events};
 
 type Parameters = BTreeMap<String, String>;
 
@@ -39,21 +40,26 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
     }
     router
         .route(&format!("{}/{{name}}", Resource::Nodes.path()), get(node))
+        .route(events::PATH, post(events::create))
+        .route(&format!("{}/{{name}}", events::PATH), patch(events::patch))
         .route("/version", get(async || Json(json!({"major": "1", "minor": "36", "gitVersion": "v1.36.0"}))))
         .fallback(async |request: HttpRequest| status::not_found(request.uri().path()))
         .layer(middleware::from_fn_with_state(shared.clone(), record))
         .with_state(shared)
 }
 
-/// Notes each request before anything else, and fails it if told so.
+/// Notes each request before anything else, and fails it if told so, or if kube-proxy may not make it.
 async fn record(
     State(shared): State<Arc<Shared>>,
     Query(query): Query<Parameters>,
     request: HttpRequest,
     next: Next,
 ) -> Response {
+    let asked = Attributes::of(request.method(), request.uri().path(), flag(&query, "watch"));
+    let denied = asked.filter(|asked| !asked.is_allowed());
     let failing = {
         let mut state = shared.lock();
+        state.denied.extend(denied.as_ref().map(ToString::to_string));
         let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
         state.requests.push(Request { time: Instant::now(), method, path, query });
         state.failing
@@ -63,13 +69,16 @@ async fn record(
         return Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", "the fake was told to fail")
             .into_response();
     }
+    if let Some(denied) = denied {
+        return status::forbidden(format!("the role system:node-proxier does not let anyone {denied}")).into_response();
+    }
     next.run(request).await
 }
 
 async fn node(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Result<Json<Value>, Failure> {
     let state = shared.lock();
     if state.forbidden.contains(&Resource::Nodes) {
-        return Err(status::forbidden(Resource::Nodes, "get"));
+        return Err(status::told_to_forbid(Resource::Nodes, "get"));
     }
     let object = state.store.object(Resource::Nodes, (String::new(), name.clone()));
     object.map(|object| Json(Value::clone(object))).ok_or_else(|| status::not_found(&format!("nodes {name:?}")))
@@ -81,7 +90,7 @@ async fn list_or_watch(resource: Resource, shared: &Shared, query: &Parameters) 
         return Err(status::not_found(resource.path()));
     }
     if shared.lock().forbidden.contains(&resource) {
-        return Err(status::forbidden(resource, if watching { "watch" } else { "list" }));
+        return Err(status::told_to_forbid(resource, if watching { "watch" } else { "list" }));
     }
     let selector = Selector::parse(parameter(query, "labelSelector"), parameter(query, "fieldSelector"))
         .map_err(Failure::bad_request)?;

@@ -2,9 +2,12 @@
 //!
 //! It runs on a thread of its own, so that blocking tests and whole processes can use it. Objects are JSON of any
 //! shape; the server looks only at `kind`, `metadata` and what selectors name. Where behaviour is not described at a
-//! method, it is that of a real API server with a watch cache.
+//! method, it is that of a real API server with a watch cache. Clients have the rights of kube-proxy: a request beyond them is
+//! refused, and fails the test.
 
+mod events;
 mod handlers;
+mod rbac;
 mod resource;
 mod select;
 mod server;
@@ -28,7 +31,7 @@ use store::Store;
 /// How long the `wait_` methods wait before they panic: far longer than what they wait for takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A running fake API server. It goes down when dropped.
+/// A running fake API server. It goes down when dropped, which panics if it was asked for anything that kube-proxy has no right to.
 #[derive(Debug)]
 pub struct FakeApi {
     server: Server,
@@ -70,6 +73,10 @@ struct Shared {
 struct State {
     store: Store,
     requests: Vec<Request>,
+    /// Requests beyond the rights of kube-proxy, in words.
+    denied: Vec<String>,
+    events: Vec<Value>,
+    events_forbidden: bool,
     forbidden: BTreeSet<Resource>,
     /// Those that the server does not know.
     unknown: BTreeSet<Resource>,
@@ -174,6 +181,29 @@ impl FakeApi {
         self.wait(what, |state| condition(&state.requests));
     }
 
+    /// The events that it was told of, as they are now.
+    pub fn events(&self) -> Vec<Value> {
+        self.shared.lock().events.clone()
+    }
+
+    /// Answers events with 403 from now on.
+    pub fn forbid_events(&self) {
+        self.shared.lock().events_forbidden = true;
+    }
+
+    /// Waits until the events satisfy `condition`.
+    ///
+    /// # Panics
+    /// If they do not within 20 s; `what` is what was waited for.
+    pub fn wait_for_events(&self, what: &str, condition: impl Fn(&[Value]) -> bool) {
+        self.wait(what, |state| condition(&state.events));
+    }
+
+    /// Takes note that requests beyond the rights of kube-proxy were made on purpose, and returns them.
+    pub fn take_denied(&self) -> Vec<String> {
+        std::mem::take(&mut self.shared.lock().denied)
+    }
+
     /// Waits until a watch on this resource is open.
     ///
     /// # Panics
@@ -269,6 +299,13 @@ impl FakeApi {
         let waited = self.shared.changed.wait_timeout_while(state, PATIENCE, |state| !condition(state));
         let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         assert!(!timeout.timed_out(), "waited {PATIENCE:?} for {what}; requests so far: {:#?}", state.requests);
+    }
+}
+
+impl Drop for FakeApi {
+    fn drop(&mut self) {
+        let denied = self.take_denied();
+        assert!(denied.is_empty() || std::thread::panicking(), "beyond the rights of kube-proxy: {denied:#?}");
     }
 }
 

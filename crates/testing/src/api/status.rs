@@ -48,9 +48,12 @@ pub(super) fn too_old(version: u64, oldest: u64) -> Failure {
     Failure::new(StatusCode::GONE, "Expired", format!("too old resource version: {version} ({oldest})"))
 }
 
-pub(super) fn forbidden(resource: Resource, verb: &str) -> Failure {
+pub(super) fn told_to_forbid(resource: Resource, verb: &str) -> Failure {
     let plural = resource.plural();
-    let message = format!("{plural} is forbidden: the fake was told not to let anyone {verb} them");
+    forbidden(format!("{plural} is forbidden: the fake was told not to let anyone {verb} them"))
+}
+
+pub(super) fn forbidden(message: String) -> Failure {
     Failure::new(StatusCode::FORBIDDEN, "Forbidden", message)
 }
 

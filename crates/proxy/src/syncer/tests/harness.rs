@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use super::super::*;
 use crate::commit::{Commit, Reply};
+use crate::events::Events;
 use crate::flows::{CheckFlows, Next};
 use crate::pacer::Pacer;
 use crate::service_health::{Answers, Questions};
@@ -310,7 +311,7 @@ impl Harness {
         let (addresses, changed) = mpsc::channel(1);
         let (edits, edited) = mpsc::channel(64);
         let anywhere = PerFamily { v4: NodePorts::Any, v6: NodePorts::Any };
-        let (questions, answers) = Questions::new(telemetry.health.clone(), anywhere);
+        let (questions, answers) = Questions::new(telemetry.health.clone(), Events::nowhere(), anywhere);
         let syncer = Syncer::new(tables, telemetry.clone()).with_questions(questions);
         let (live, settings) = watch::channel(Live::of(&Config::default()));
         let inputs = Inputs { updates: received, node_ports: changed, edits: edited, live: settings };
