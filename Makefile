@@ -1,7 +1,7 @@
 # Every task starts here, for people and for CI alike. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup need-root need-cargo need-libraries build demo test lint unit fastpath vm bench bench-fastpath
+.PHONY: help setup need-root need-cargo need-libraries build demo test lint unit fastpath cluster vm bench bench-fastpath
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -50,6 +50,11 @@ lint: need-cargo ## Format and clippy.
 unit: need-cargo
 	cargo build --quiet -p proxy
 	cargo test --workspace --quiet
+
+cluster: need-root setup ## The tests with an API server, on a real one: sudo make cluster SLIPSTREAM_E2E_KUBECONFIG=FILE
+	@[ -n "$(SLIPSTREAM_E2E_KUBECONFIG)" ] || { echo "give the kubeconfig of an administrator: make $@ SLIPSTREAM_E2E_KUBECONFIG=FILE" >&2; exit 1; }
+	cargo build --quiet -p proxy
+	SLIPSTREAM_E2E_KUBECONFIG='$(SLIPSTREAM_E2E_KUBECONFIG)' cargo test --quiet -p e2e --test cluster
 
 KERNELS := 6.1 6.12
 

@@ -8,6 +8,8 @@
 //!
 //! The tests are in `tests/it`, the demo in `src/bin/demo`. Both need root.
 
+mod api_server;
+mod forwarder;
 mod manifests;
 mod probe;
 mod proxy;
@@ -16,6 +18,7 @@ mod settings;
 mod traffic;
 mod workload;
 
+pub use api_server::ApiServer;
 pub use manifests::Manifests;
 pub use probe::{Destination, Expected, Host, Probe, Seen, Source, answers};
 pub use proxy::{PATIENCE, Proxy};

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use testing::http;
 use testing::netns::Cluster;
 
+use crate::api_server::ApiServer;
 use crate::manifests::Manifests;
 use crate::settings::Settings;
 
@@ -41,6 +42,8 @@ pub struct Proxy {
     /// Everything on disk: manifests, configuration, log.
     directory: TempDir,
     manifests: Manifests,
+    /// Its name, and how to reach an API server, if it takes its objects from one and not from the manifests.
+    api: Option<(String, PathBuf)>,
     /// What it may do, as `setpriv` takes it.
     capabilities: &'static str,
     process: Option<Child>,
@@ -73,7 +76,12 @@ impl Proxy {
             cluster.node.sysctl(parameter, value).ok();
         }
         // All the rights it needs, so that whatever is seen of it shows that they are enough.
-        Ok(Self { cluster, directory, manifests, capabilities: "-all,+net_admin", process: None })
+        Ok(Self { cluster, directory, manifests, api: None, capabilities: "-all,+net_admin", process: None })
+    }
+
+    /// Has it take its objects from an API server, from its next start on.
+    pub fn follow(&mut self, api: &ApiServer) {
+        self.api = Some((api.name().to_owned(), api.kubeconfig().to_owned()));
     }
 
     /// Lets it make network namespaces, from its next start on.
@@ -87,7 +95,9 @@ impl Proxy {
     /// As [`Self::start`].
     pub fn run(&mut self, settings: &Settings) -> Result<Duration> {
         let configuration = self.path("kube-proxy.yaml");
-        fs::write(&configuration, settings.to_string())?;
+        let kubeconfig =
+            self.api.as_ref().map(|(_, path)| format!("clientConnection: {{kubeconfig: {}}}\n", path.display()));
+        fs::write(&configuration, settings.to_string() + &kubeconfig.unwrap_or_default())?;
         let began = SystemTime::now();
         self.spawn(&configuration)?;
         let ready = self.wait_synced(began)?;
@@ -112,8 +122,11 @@ impl Proxy {
         let mut command = self.cluster.node.command("setpriv");
         command.args(["--pdeathsig", "KILL"]);
         command.args(["--bounding-set", self.capabilities, "--inh-caps=-all", "--no-new-privs", "--"]).arg(binary()?);
-        command.arg("--manifest-dir").arg(self.manifests.directory()).arg("--config").arg(configuration);
-        command.args(["--hostname-override", Self::NODE, "-v", "4"]);
+        command.arg("--config").arg(configuration).args(["-v", "4", "--hostname-override"]);
+        match &self.api {
+            Some((name, _)) => command.arg(name),
+            None => command.args([Self::NODE, "--manifest-dir"]).arg(self.manifests.directory()),
+        };
         // Ctrl-C is for us to act on.
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         self.process = Some(command.spawn().context("cannot run `nsenter` and `setpriv` (Debian package util-linux)")?);

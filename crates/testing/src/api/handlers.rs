@@ -20,7 +20,7 @@ use super::rbac::Attributes;
 use super::select::Selector;
 use super::status::{self, Failure};
 use super::store::{Chunk, Key, Start, TooOld, too_old_event};
-use super::{Expiry, Request, Resource, Shared, events};
+use super::{Expiry, Request, Resource, Shared, admin, events};
 
 type Parameters = BTreeMap<String, String>;
 
@@ -55,6 +55,9 @@ async fn record(
     request: HttpRequest,
     next: Next,
 ) -> Response {
+    if admin::asks(&request) {
+        return admin::answer(&shared, request).await.into_response();
+    }
     let asked = Attributes::of(request.method(), request.uri().path(), flag(&query, "watch"));
     let denied = asked.filter(|asked| !asked.is_allowed());
     let failing = {

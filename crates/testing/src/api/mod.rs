@@ -5,6 +5,7 @@
 //! method, it is that of a real API server with a watch cache. Clients have the rights of kube-proxy: a request beyond them is
 //! refused, and fails the test.
 
+mod admin;
 mod events;
 mod handlers;
 mod rbac;
@@ -109,20 +110,31 @@ impl FakeApi {
         format!("http://{}", self.server.address())
     }
 
-    /// Writes a kubeconfig for it into `directory`.
+    /// Writes a kubeconfig for it into `directory`, with the rights of kube-proxy.
     ///
     /// # Errors
     /// If the file cannot be written.
     pub fn kubeconfig(&self, directory: &Path) -> Result<PathBuf> {
+        self.write_kubeconfig(directory.join("kubeconfig"), &json!({}))
+    }
+
+    /// The same for an administrator, who may also apply and delete objects.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn admin_kubeconfig(&self, directory: &Path) -> Result<PathBuf> {
+        self.write_kubeconfig(directory.join("admin.kubeconfig"), &json!({"token": admin::TOKEN}))
+    }
+
+    fn write_kubeconfig(&self, path: PathBuf, user: &Value) -> Result<PathBuf> {
         let config = json!({
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "fake", "cluster": {"server": self.url()}}],
-            "users": [{"name": "fake", "user": {}}],
+            "users": [{"name": "fake", "user": user}],
             "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "fake"}}],
             "current-context": "fake",
         });
-        let path = directory.join("kubeconfig");
         // JSON is YAML.
         fs::write(&path, format!("{config:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)

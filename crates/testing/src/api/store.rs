@@ -76,6 +76,12 @@ impl Store {
         self.objects.get(&(resource, key))
     }
 
+    /// What is in a namespace.
+    pub(super) fn keys_in(&self, resource: Resource, namespace: &str) -> Vec<Key> {
+        let keys = self.objects.keys().filter(|(of, (within, _))| *of == resource && within == namespace);
+        keys.map(|(_, key)| key.clone()).collect()
+    }
+
     /// Creates or replaces an object, which gets the next version if it has metadata to put it in.
     pub(super) fn put(&mut self, resource: Resource, key: Key, mut object: Value) {
         self.version += 1;
