@@ -8,7 +8,9 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
-use tower::{BoxError, ServiceExt};
+
+use crate::problem::Reporter;
+use crate::requests;
 
 /// An API server, and how to talk to it. Nothing is sent until it is used.
 #[derive(Clone)]
@@ -61,17 +63,18 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
 
 impl ApiServer {
-    /// The API server that a kubeconfig names, or, without one, that of the cluster this pod runs in.
+    /// The API server that a kubeconfig names, or, without one, that of the cluster this pod runs in. The reporter is told of every
+    /// request.
     ///
     /// # Errors
     /// The configuration cannot be read or used. Whether the server answers is found out later.
-    pub async fn configure(kubeconfig: Option<&Path>) -> Result<Self, ClientError> {
+    pub async fn configure(kubeconfig: Option<&Path>, reporter: &Reporter) -> Result<Self, ClientError> {
         let config = match kubeconfig {
             Some(path) => from_kubeconfig(path).await?,
             None => in_cluster()?,
         };
         let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
-        match connect(&config) {
+        match connect(&config, reporter.clone()) {
             Ok(client) => Ok(Self { client, url }),
             Err(error) => Err(ClientError::Credentials { url, reason: chain(&error) }),
         }
@@ -131,7 +134,7 @@ async fn from_kubeconfig(path: &Path) -> Result<kube::Config, ClientError> {
 
 /// kube's own stack sets no keepalive, so that a watch over a connection whose other end has vanished is only given up at
 /// the watch's timeout, minutes later. With keepalive it fails within a minute, at no cost to the server.
-fn connect(config: &kube::Config) -> Result<kube::Client, kube::Error> {
+fn connect(config: &kube::Config, reporter: Reporter) -> Result<kube::Client, kube::Error> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -143,8 +146,9 @@ fn connect(config: &kube::Config) -> Result<kube::Client, kube::Error> {
     tcp.set_tcp_user_timeout(Some(KEEPALIVE_TIME + KEEPALIVE_INTERVAL * KEEPALIVE_RETRIES));
 
     let tls = config.rustls_https_connector_with_connector(tcp)?;
-    let http = legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(tls).map_err(BoxError::from);
-    let stack = ClientBuilder::new(http, config.default_namespace.clone()).with_layer(&config.extra_headers_layer()?);
+    let http = legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(tls);
+    let told = tower::service_fn(move |request| requests::send(http.clone(), request, reporter.clone()));
+    let stack = ClientBuilder::new(told, config.default_namespace.clone()).with_layer(&config.extra_headers_layer()?);
     Ok(match config.auth_layer()? {
         Some(auth) => stack.with_layer(&auth).with_layer(&config.base_uri_layer()).build(),
         None => stack.with_layer(&config.base_uri_layer()).build(),

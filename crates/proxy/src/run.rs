@@ -42,14 +42,15 @@ pub async fn run(flags: &Flags, config: &Config) -> Result<()> {
     // At the start, before anything is waited for: without it, nothing else is of use.
     NfTables::open()?;
     let name = node::name(config)?;
-    let source = Source::new(flags, config).await?;
     let telemetry = Telemetry {
         metrics: Arc::new(Metrics::new().context("cannot register the metrics")?),
         health: Arc::new(Health::new(config.sync_period * 2, false)),
     };
+    let reporter = reporter(telemetry.metrics.clone());
+    let source = Source::new(flags, config, &reporter).await?;
     set_oom_score(config.oom_score_adj);
     tokio::select! {
-        ended = proxy(config, name, source, telemetry.clone()) => ended,
+        ended = proxy(config, name, source, reporter, telemetry.clone()) => ended,
         failed = health_server(config, telemetry.clone()).run() => failed.map(|never| match never {}),
         failed = metrics_server(config, telemetry).run() => failed.map(|never| match never {}),
         signal = termination() => {
@@ -79,13 +80,20 @@ fn metrics_server(config: &Config, telemetry: Telemetry) -> Server {
     }
 }
 
-/// Connects the source to the tables. Ends only with an error.
-async fn proxy(config: &Config, name: String, source: Source, telemetry: Telemetry) -> Result<()> {
-    let metrics = telemetry.metrics.clone();
-    let reporter = Reporter::new(move |event| match event {
+/// Has what a source tells of counted.
+fn reporter(metrics: Arc<Metrics>) -> Reporter {
+    Reporter::new(move |event| match event {
         Event::Problem(problem) => metrics.object_problem(problem.kind),
         Event::WatchFailed(resource) => metrics.watch_failed(resource),
-    });
+        Event::Answered { method, host, status } => metrics.request_answered(status, method, host),
+        Event::Completed { method, host, elapsed, sent, received } => {
+            metrics.request_completed(method, host, elapsed, sent, received);
+        }
+    })
+}
+
+/// Connects the source to the tables. Ends only with an error.
+async fn proxy(config: &Config, name: String, source: Source, reporter: Reporter, telemetry: Telemetry) -> Result<()> {
     let (facts, status, feed) = source.open(name, config, &reporter).await?;
     let addresses = NodeAddresses::new(&facts.addresses, config);
     let families = node::families(addresses.primary, Path::new("/proc"))?;

@@ -2,6 +2,8 @@
 
 mod fastpath;
 mod register;
+mod requests;
+mod slis;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,8 +12,10 @@ use prometheus::{GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, In
 
 use self::fastpath::FastPath;
 use self::register::Register;
+use self::requests::Requests;
 
 pub use self::fastpath::{InterfaceSync, Invalidation};
+pub use self::slis::Slis;
 
 const FAMILY: &str = "ip_family";
 
@@ -25,6 +29,8 @@ pub struct Metrics {
     kernel: Kernel,
     conntrack: Conntrack,
     fast_path: FastPath,
+    requests: Requests,
+    features: IntGaugeVec,
     healthz: IntCounterVec,
     livez: IntCounterVec,
     object_problems: IntCounterVec,
@@ -87,15 +93,21 @@ impl Metrics {
     /// Two have the same name, or one has a malformed name: a mistake in this program, found at its start.
     pub fn new() -> Result<Self, MetricsError> {
         let registry = Registry::new();
-        let register = Register(&registry);
+        let register = Register::new(&registry);
         register.process()?;
-        register.build_info(env!("CARGO_PKG_VERSION"))?;
-        Ok(Self {
+        register.build_info()?;
+        let metrics = Self {
             syncs: Syncs::new(&register)?,
             changes: Changes::new(&register)?,
             kernel: Kernel::new(&register)?,
             conntrack: Conntrack::new(&register)?,
             fast_path: FastPath::new(&register)?,
+            requests: Requests::new(&register)?,
+            features: register.gauges_by(
+                "kubernetes_feature_enabled",
+                "[BETA] 1 if this feature gate is on, 0 if it is off",
+                &["name", "stage"],
+            )?,
             healthz: register.counters(
                 "kubeproxy_proxy_healthz_total",
                 "[ALPHA] Answers of /healthz by HTTP status code",
@@ -131,8 +143,15 @@ impl Metrics {
                 "Services that are not served, because the kernel refused what they need",
                 FAMILY,
             )?,
-            registry,
-        })
+            registry: registry.clone(),
+        };
+        register.totals()?;
+        Ok(metrics)
+    }
+
+    /// A feature gate has this value. `stage` is `ALPHA`, `BETA`, `DEPRECATED`, or empty for what is generally available.
+    pub fn feature(&self, name: &str, stage: &str, enabled: bool) {
+        self.features.with_label_values(&[name, stage]).set(enabled.into());
     }
 
     /// A sync was asked for, or the sync loop started.
@@ -241,11 +260,15 @@ impl Metrics {
 
     /// All metrics in the text format of Prometheus, sorted by name.
     pub fn render(&self) -> String {
-        // The encoder refuses families without a name or a metric, which a registry does not return.
-        TextEncoder::new()
-            .encode_to_string(&self.registry.gather())
-            .unwrap_or_else(|error| format!("# metrics cannot be written: {error}\n"))
+        text(&self.registry)
     }
+}
+
+fn text(registry: &Registry) -> String {
+    // The encoder refuses families without a name or a metric, which a registry does not return.
+    TextEncoder::new()
+        .encode_to_string(&registry.gather())
+        .unwrap_or_else(|error| format!("# metrics cannot be written: {error}\n"))
 }
 
 impl Syncs {
@@ -280,7 +303,7 @@ impl Syncs {
             no_local_endpoints: register.gauges_by(
                 "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
                 "[ALPHA] Ports of Services that have endpoints, but none on this node, where traffic policy Local asks for one",
-                "traffic_policy",
+                &["traffic_policy", FAMILY],
             )?,
         })
     }
