@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::flags::Flags;
-use crate::http::{Server, health_routes, metrics_routes};
+use crate::http::{Pages, Server, health_routes, metrics_routes};
 use crate::node::{self, Follower, NodeAddresses, NodeFacts, PortAddresses};
 use crate::pacer::Pacer;
 use crate::pods;
@@ -48,11 +48,12 @@ pub async fn run(flags: &Flags, config: &Config) -> Result<()> {
     };
     let reporter = reporter(telemetry.metrics.clone());
     let source = Source::new(flags, config, &reporter).await?;
+    let metrics_server = metrics_server(config, telemetry.metrics.clone(), Pages::default())?;
     set_oom_score(config.oom_score_adj);
     tokio::select! {
         ended = proxy(config, name, source, reporter, telemetry.clone()) => ended,
-        failed = health_server(config, telemetry.clone()).run() => failed.map(|never| match never {}),
-        failed = metrics_server(config, telemetry).run() => failed.map(|never| match never {}),
+        failed = health_server(config, telemetry).run() => failed.map(|never| match never {}),
+        failed = metrics_server.run() => failed.map(|never| match never {}),
         signal = termination() => {
             info!("{} received: exiting, the rules stay in place", signal?);
             Ok(())
@@ -70,14 +71,14 @@ fn health_server(config: &Config, telemetry: Telemetry) -> Server {
     }
 }
 
-fn metrics_server(config: &Config, telemetry: Telemetry) -> Server {
-    Server {
+fn metrics_server(config: &Config, metrics: Arc<Metrics>, pages: Pages) -> Result<Server> {
+    Ok(Server {
         name: "metrics",
         setting: "metricsBindAddress",
         address: config.metrics_address,
         hard_fail: config.bind_address_hard_fail,
-        routes: metrics_routes(telemetry),
-    }
+        routes: metrics_routes(metrics, pages).context("cannot register the metrics")?,
+    })
 }
 
 /// Has what a source tells of counted.
