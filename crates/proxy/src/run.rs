@@ -1,8 +1,9 @@
 //! Putting it all together.
 
-use std::fs;
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
+use std::{fs, future};
 
 use anyhow::{Context as _, Result};
 use compiler::{Compiler, Mark, Options};
@@ -50,7 +51,7 @@ pub async fn run(flags: &Flags, config: &Config) -> Result<()> {
     set_oom_score(config.oom_score_adj);
     tokio::select! {
         ended = proxy(config, name, source, telemetry.clone()) => ended,
-        failed = health_server(config, telemetry.clone()).run() => failed.map(|never| match never {}),
+        failed = health_server(config, telemetry.clone()) => failed.map(|never| match never {}),
         failed = metrics_server(config, telemetry).run() => failed.map(|never| match never {}),
         signal = termination() => {
             info!("{} received: exiting, the rules stay in place", signal?);
@@ -59,14 +60,18 @@ pub async fn run(flags: &Flags, config: &Config) -> Result<()> {
     }
 }
 
-fn health_server(config: &Config, telemetry: Telemetry) -> Server {
-    Server {
+async fn health_server(config: &Config, telemetry: Telemetry) -> Result<Infallible> {
+    let Some(address) = config.healthz_address else {
+        return future::pending().await;
+    };
+    let server = Server {
         name: "health",
         setting: "healthzBindAddress",
-        address: config.healthz_address,
+        address,
         hard_fail: config.bind_address_hard_fail,
         routes: health_routes(telemetry),
-    }
+    };
+    server.run().await
 }
 
 fn metrics_server(config: &Config, telemetry: Telemetry) -> Server {

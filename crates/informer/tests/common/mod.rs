@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How to reach a fake API server.
 pub(crate) async fn server(api: &FakeApi) -> ApiServer {
     let dir = TempDir::new().unwrap();
-    ApiServer::configure(Some(&api.kubeconfig(dir.path()).unwrap())).await.unwrap()
+    ApiServer::configure(Some(&api.kubeconfig(dir.path()).unwrap()), None).await.unwrap()
 }
 
 /// A source that watches it.
