@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use config::{Config, LocalTraffic, LogFormat, NodePortAddresses, Revalidation};
+use config::v1alpha1::KubeProxyConfiguration;
+use config::{Completed, Config, LocalTraffic, NodePortAddresses, Revalidation};
 use model::PerFamily;
 
+/// With mode nftables, unless the fields say another.
 fn load(fields: &str) -> Result<Config, String> {
     let directory = tempfile::tempdir().expect("a temporary folder");
     let file = directory.path().join("config.conf");
     let header = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n";
     std::fs::write(&file, format!("{header}{fields}\n")).expect("a file in a temporary folder");
-    let prefix = format!("{} is not valid: ", file.display());
-    Config::load(&file).map(|(config, _)| config).map_err(|error| {
-        let message = error.to_string();
-        message.strip_prefix(&prefix).unwrap_or_else(|| panic!("{message}")).to_owned()
-    })
+    let (written, warnings) = KubeProxyConfiguration::read(&file).unwrap_or_else(|error| panic!("{fields}: {error}"));
+    let completed = Completed::new(written, warnings, false).map_err(|error| error.to_string())?;
+    completed.validate().map(|loaded| loaded.config).map_err(|errors| errors.to_string())
 }
 
 fn config(fields: &str) -> Config {
@@ -33,7 +33,7 @@ fn server_addresses_follow_the_bind_address_and_get_a_port() {
     ];
     for (fields, healthz, metrics) in cases {
         let config = config(fields);
-        assert_eq!(config.healthz_address.to_string(), healthz, "{fields}");
+        assert_eq!(config.healthz_address.unwrap().to_string(), healthz, "{fields}");
         assert_eq!(config.metrics_address.to_string(), metrics, "{fields}");
     }
 }
@@ -121,18 +121,6 @@ fn the_revalidation_period_tells_zero_from_missing() {
 }
 
 #[test]
-fn flags_win_over_the_file() {
-    let mut config = config("hostnameOverride: ' Node-A '\nlogging: {verbosity: 2, format: text}");
-    assert_eq!(config.hostname_override.as_ref().unwrap().as_str(), "node-a");
-    assert_eq!((config.logging.verbosity, config.logging.format), (2, LogFormat::Text));
-    config.override_hostname("Node-B".parse().unwrap());
-    config.override_verbosity(4);
-    config.override_log_format("json".parse().unwrap());
-    assert_eq!(config.hostname_override.unwrap().as_str(), "node-b");
-    assert_eq!((config.logging.verbosity, config.logging.format), (4, LogFormat::Json));
-}
-
-#[test]
 fn each_rule_reports_path_value_and_what_is_wanted() {
     let conntrack = "KubeProxyLinuxConfiguration.KubeProxyConntrackConfiguration";
     let nftables = "KubeProxyNFTablesConfiguration";
@@ -142,7 +130,8 @@ fn each_rule_reports_path_value_and_what_is_wanted() {
     let oom = "must be within the range [-1000, 1000]";
     let single = "must be a valid CIDR block (e.g. 10.100.0.0/16 or fde4:8dba:82e1::/48)";
     let pair = "must be either a single CIDR or a dual-stack pair (e.g. 10.100.0.0/16,fde4:8dba:82e1::/48)";
-    let mode = "Slipstream runs nftables only: set mode: nftables";
+    let mode = "Slipstream runs nftables only: set mode: nftables, or give --force-nftables to run nftables with";
+    let blank = "must be iptables, ipvs, nftables or blank (blank means the best-available proxy [currently nftables])";
     let interface = "must be 1 to 15 characters, none of them a space, '/', ':', '*', '\\' or a quote, as in the name of a network \
                      interface";
     let at_least_min = "must be greater than or equal to KubeProxyConfiguration.MinSyncPeriod";
@@ -174,12 +163,23 @@ fn each_rule_reports_path_value_and_what_is_wanted() {
         ("conntrack: {udpStreamTimeout: -1s}", format!("{conntrack}.UDPStreamTimeout: -1s: {count}")),
         ("oomScoreAdj: -1001", format!("KubeProxyLinuxConfiguration.OOMScoreAdj: -1001: {oom}")),
         ("oomScoreAdj: 100000", format!("KubeProxyLinuxConfiguration.OOMScoreAdj: 100000: {oom}")),
-        ("mode: iptables", format!("Mode.ProxyMode: \"iptables\": {mode}")),
-        ("mode: ipvs", format!("Mode.ProxyMode: \"ipvs\": {mode}")),
-        ("mode: NFTables", format!("Mode.ProxyMode: \"NFTables\": {mode}")),
+        (
+            "mode: iptables",
+            format!(
+                "Mode.ProxyMode: \"iptables\": {mode} masqueradeAll, masqueradeBit, syncPeriod and minSyncPeriod of the \
+                 iptables block"
+            ),
+        ),
+        (
+            "mode: ipvs",
+            format!(
+                "Mode.ProxyMode: \"ipvs\": {mode} syncPeriod and minSyncPeriod of the ipvs block and masqueradeAll and \
+                 masqueradeBit of the iptables block"
+            ),
+        ),
+        ("mode: NFTables", format!("Mode.ProxyMode: \"NFTables\": {blank}")),
         ("clientConnection: {burst: -1}", format!("ClientConnection.Burst: -1: {count}")),
         ("configSyncPeriod: -1s", format!("ConfigSyncPeriod: -1s: {positive}")),
-        ("nftables: {syncPeriod: -1s}", format!("SyncPeriod: -1s: {positive}")),
         ("nftables: {minSyncPeriod: -1s}", format!("MinSyncPeriod: -1s: {count}")),
         ("nftables: {minSyncPeriod: 31s}", format!("SyncPeriod: 31s: {at_least_min}")),
         ("nftables: {syncPeriod: 10ms}", format!("SyncPeriod: 1s: {at_least_min}")),
@@ -234,7 +234,6 @@ fn each_rule_reports_path_value_and_what_is_wanted() {
     ];
     for (fields, expected) in cases {
         let (path, rest) = expected.split_once(": ").unwrap();
-        // A later mode replaces the one of the header.
         let message = load(fields).expect_err(fields);
         assert_eq!(message, format!("KubeProxyConfiguration.{path}: Invalid value: {rest}"), "{fields}");
     }
@@ -262,8 +261,12 @@ fn logging_and_unknown_detection_modes_have_their_own_form() {
 
 #[test]
 fn all_mistakes_are_reported_at_once() {
-    let message = load("bindAddress: x\nhealthzBindAddress: y:0\nnodePortAddresses: [a, b]").unwrap_err();
+    let message =
+        load("nftables: {syncPeriod: -1s}\nbindAddress: x\nhealthzBindAddress: y:0\nnodePortAddresses: [a, b]")
+            .unwrap_err();
     let errors = [
+        "SyncPeriod: Invalid value: -1s: must be greater than 0",
+        "SyncPeriod: Invalid value: 1s: must be greater than or equal to KubeProxyConfiguration.MinSyncPeriod",
         "BindAddress: Invalid value: \"x\": not a valid textual representation of an IP address",
         "HealthzBindAddress: Invalid value: \"y\": must be a valid IP",
         "HealthzBindAddress: Invalid value: \"y:0\": must be a valid port",

@@ -1,6 +1,7 @@
 //! The connection to the API server.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use hyper_util::client::legacy;
@@ -41,6 +42,12 @@ pub enum ClientError {
         /// What is missing.
         reason: String,
     },
+    /// What was given for the server is no address of one.
+    #[error("{url:?} is not an http or https URL: correct --master")]
+    Master {
+        /// What was given.
+        url: String,
+    },
     /// The credentials or certificates cannot be used.
     #[error(
         "the credentials for {url} cannot be used: {reason}: correct the user in the kubeconfig, or the files it names"
@@ -63,16 +70,25 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
 
 impl ApiServer {
-    /// The API server that a kubeconfig names, or, without one, that of the cluster this pod runs in. The reporter is told of every
-    /// request.
+    /// The API server that a kubeconfig names, or, without one, that of the cluster this pod runs in. `master` is its URL,
+    /// whatever the kubeconfig says; without a kubeconfig, that is all there is. The
+    /// reporter is told of every request.
     ///
     /// # Errors
     /// The configuration cannot be read or used. Whether the server answers is found out later.
-    pub async fn configure(kubeconfig: Option<&Path>, reporter: &Reporter) -> Result<Self, ClientError> {
-        let config = match kubeconfig {
-            Some(path) => from_kubeconfig(path).await?,
-            None => in_cluster()?,
+    pub async fn configure(
+        kubeconfig: Option<&Path>,
+        master: Option<&str>,
+        reporter: &Reporter,
+    ) -> Result<Self, ClientError> {
+        let mut config = match (kubeconfig, master) {
+            (Some(path), _) => from_kubeconfig(path).await?,
+            (None, Some(master)) => kube::Config::new(server_url(master)?),
+            (None, None) => in_cluster()?,
         };
+        if let Some(master) = master {
+            config.cluster_url = server_url(master)?;
+        }
         let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         match connect(&config, reporter.clone()) {
             Ok(client) => Ok(Self { client, url }),
@@ -107,6 +123,13 @@ fn in_cluster() -> Result<kube::Config, ClientError> {
         };
         ClientError::InCluster { reason }
     })
+}
+
+/// The URL of an API server, over HTTP if it says nothing else, as with kube-proxy.
+fn server_url<Url: FromStr>(master: &str) -> Result<Url, ClientError> {
+    let url = if master.contains("://") { master.to_owned() } else { format!("http://{master}") };
+    let parsed = url.parse().ok().filter(|_| url.starts_with("http://") || url.starts_with("https://"));
+    parsed.ok_or(ClientError::Master { url })
 }
 
 async fn from_kubeconfig(path: &Path) -> Result<kube::Config, ClientError> {

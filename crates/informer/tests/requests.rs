@@ -31,7 +31,8 @@ async fn watch(api: &FakeApi) -> (Told, impl Sized) {
         };
         sink.lock().unwrap().push(line);
     });
-    let server = ApiServer::configure(Some(&api.kubeconfig(dir.path()).unwrap()), &reporter).await.unwrap();
+    let kubeconfig = api.kubeconfig(dir.path()).unwrap();
+    let server = ApiServer::configure(Some(&kubeconfig), None, &reporter).await.unwrap();
     let (sender, updates) = channel(1024);
     let source = tokio::spawn(watch_api(server, "here".into(), sender, reporter));
     (told, (source, updates, dir))

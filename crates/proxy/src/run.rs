@@ -1,12 +1,13 @@
 //! Putting it all together.
 
-use std::fs;
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
+use std::{fs, future};
 
 use anyhow::{Context as _, Result};
 use compiler::{Compiler, Mark, Options};
-use config::Config;
+use config::{Config, Loaded};
 use informer::{Event, Reporter};
 use model::Family;
 use netlink::{Committer, Monitor, NfTables};
@@ -37,7 +38,8 @@ const EDITS: usize = 64;
 ///
 /// # Errors
 /// It cannot start, or cannot go on.
-pub async fn run(flags: &Flags, config: &Config) -> Result<()> {
+pub async fn run(flags: &Flags, loaded: &Loaded) -> Result<()> {
+    let config = &loaded.config;
     info!(version = env!("CARGO_PKG_VERSION"), "Version info");
     // At the start, before anything is waited for: without it, nothing else is of use.
     NfTables::open()?;
@@ -48,11 +50,11 @@ pub async fn run(flags: &Flags, config: &Config) -> Result<()> {
     };
     let reporter = reporter(telemetry.metrics.clone());
     let source = Source::new(flags, config, &reporter).await?;
-    let metrics_server = metrics_server(config, telemetry.metrics.clone(), Pages::default())?;
+    let metrics_server = metrics_server(config, telemetry.metrics.clone(), Pages::new(flags, loaded))?;
     set_oom_score(config.oom_score_adj);
     tokio::select! {
         ended = proxy(config, name, source, reporter, telemetry.clone()) => ended,
-        failed = health_server(config, telemetry).run() => failed.map(|never| match never {}),
+        failed = health_server(config, telemetry) => failed.map(|never| match never {}),
         failed = metrics_server.run() => failed.map(|never| match never {}),
         signal = termination() => {
             info!("{} received: exiting, the rules stay in place", signal?);
@@ -61,17 +63,24 @@ pub async fn run(flags: &Flags, config: &Config) -> Result<()> {
     }
 }
 
-fn health_server(config: &Config, telemetry: Telemetry) -> Server {
-    Server {
+async fn health_server(config: &Config, telemetry: Telemetry) -> Result<Infallible> {
+    let Some(address) = config.healthz_address else {
+        return future::pending().await;
+    };
+    let server = Server {
         name: "health",
         setting: "healthzBindAddress",
-        address: config.healthz_address,
+        address,
         hard_fail: config.bind_address_hard_fail,
         routes: health_routes(telemetry),
-    }
+    };
+    server.run().await
 }
 
 fn metrics_server(config: &Config, metrics: Arc<Metrics>, pages: Pages) -> Result<Server> {
+    for (name, stage, enabled) in config.features.iter() {
+        metrics.feature(name, &stage.to_string(), enabled);
+    }
     Ok(Server {
         name: "metrics",
         setting: "metricsBindAddress",

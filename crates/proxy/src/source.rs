@@ -38,10 +38,11 @@ impl Source {
         if let Some(directory) = &flags.manifest_dir {
             return Ok(Self::Directory(directory.clone()));
         }
-        if config.kubeconfig.is_none() {
+        let master = Some(&flags.master[..]).filter(|url| !url.is_empty());
+        if config.kubeconfig.is_none() && master.is_none() {
             info!("no kubeconfig is given, using the service account of this pod");
         }
-        Ok(Self::Api(ApiServer::configure(config.kubeconfig.as_deref(), reporter).await?))
+        Ok(Self::Api(ApiServer::configure(config.kubeconfig.as_deref(), master, reporter).await?))
     }
 
     /// What is to be known of the node `name` before anything else, and what becomes of it. Waits for an API server that

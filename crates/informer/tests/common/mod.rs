@@ -26,7 +26,7 @@ pub(crate) async fn server(api: &FakeApi) -> ApiServer {
 
 /// The API server of a kubeconfig, where nobody wants to know of requests.
 pub(crate) async fn configure(kubeconfig: Option<&Path>) -> Result<ApiServer, ClientError> {
-    ApiServer::configure(kubeconfig, &Reporter::new(|_| {})).await
+    ApiServer::configure(kubeconfig, None, &Reporter::new(|_| {})).await
 }
 
 /// A source that watches it.

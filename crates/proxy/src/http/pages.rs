@@ -8,10 +8,12 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
 use axum::routing::any;
+use config::Loaded;
 use serde_json::{Value, json};
 use telemetry::{Metrics, MetricsError, Moment, Slis};
 
 use super::{debug, negotiate, plain};
+use crate::flags::Flags;
 
 /// What there is to show besides metrics.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +26,19 @@ pub(crate) struct Pages {
     pub(crate) statusz: bool,
     /// Whether there is `/debug` (`enableProfiling`).
     pub(crate) debug: bool,
+}
+
+impl Pages {
+    /// What these flags and this configuration amount to.
+    pub(crate) fn new(flags: &Flags, loaded: &Loaded) -> Self {
+        let Loaded { config, effective, .. } = loaded;
+        Self {
+            configuration: effective.to_json(),
+            flags: config.features.component_flagz().then(|| flags.listed().to_vec()),
+            statusz: config.features.component_statusz(),
+            debug: config.profiling,
+        }
+    }
 }
 
 #[derive(Debug)]

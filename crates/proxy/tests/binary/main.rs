@@ -4,6 +4,7 @@
 
 mod api;
 mod directory;
+mod http;
 mod node;
 mod process;
 mod refusals;
