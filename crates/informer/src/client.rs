@@ -71,8 +71,7 @@ const KEEPALIVE_RETRIES: u32 = 3;
 
 impl ApiServer {
     /// The API server that a kubeconfig names, or, without one, that of the cluster this pod runs in. `master` is its URL,
-    /// whatever the kubeconfig says; without a kubeconfig, that is all there is. The
-    /// reporter is told of every request.
+    /// whatever the kubeconfig says; without a kubeconfig, that is all there is. The reporter is told of every request.
     ///
     /// # Errors
     /// The configuration cannot be read or used. Whether the server answers is found out later.

@@ -7,7 +7,7 @@ use std::{fs, future};
 
 use anyhow::{Context as _, Result};
 use compiler::{Compiler, Mark, Options};
-use config::{Config, Loaded};
+use config::{Config, KUBERNETES_VERSION, Loaded};
 use informer::{Event, Reporter};
 use model::Family;
 use netlink::{Committer, Monitor, NfTables};
@@ -78,6 +78,7 @@ async fn health_server(config: &Config, telemetry: Telemetry) -> Result<Infallib
 }
 
 fn metrics_server(config: &Config, metrics: Arc<Metrics>, pages: Pages) -> Result<Server> {
+    metrics.stands_in_for(KUBERNETES_VERSION);
     for (name, stage, enabled) in config.features.iter() {
         metrics.feature(name, &stage.to_string(), enabled);
     }

@@ -1,6 +1,7 @@
 //! Metrics under kube-proxy's names (contract §9), and a few of our own.
 
 mod fastpath;
+mod kubernetes;
 mod register;
 mod requests;
 mod slis;
@@ -11,6 +12,7 @@ use model::Family;
 use prometheus::{GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 use self::fastpath::FastPath;
+use self::kubernetes::Kubernetes;
 use self::register::Register;
 use self::requests::Requests;
 
@@ -30,7 +32,7 @@ pub struct Metrics {
     conntrack: Conntrack,
     fast_path: FastPath,
     requests: Requests,
-    features: IntGaugeVec,
+    kubernetes: Kubernetes,
     healthz: IntCounterVec,
     livez: IntCounterVec,
     object_problems: IntCounterVec,
@@ -103,11 +105,7 @@ impl Metrics {
             conntrack: Conntrack::new(&register)?,
             fast_path: FastPath::new(&register)?,
             requests: Requests::new(&register)?,
-            features: register.gauges_by(
-                "kubernetes_feature_enabled",
-                "[BETA] 1 if this feature gate is on, 0 if it is off",
-                &["name", "stage"],
-            )?,
+            kubernetes: Kubernetes::new(&register)?,
             healthz: register.counters(
                 "kubeproxy_proxy_healthz_total",
                 "[ALPHA] Answers of /healthz by HTTP status code",
@@ -147,11 +145,6 @@ impl Metrics {
         };
         register.totals()?;
         Ok(metrics)
-    }
-
-    /// A feature gate has this value. `stage` is `ALPHA`, `BETA`, `DEPRECATED`, or empty for what is generally available.
-    pub fn feature(&self, name: &str, stage: &str, enabled: bool) {
-        self.features.with_label_values(&[name, stage]).set(enabled.into());
     }
 
     /// A sync was asked for, or the sync loop started.

@@ -36,6 +36,7 @@ fn exercised() -> Metrics {
     metrics.fast_path_counted(Family::V4, 5, 6, 7);
     metrics.fast_path_invalidated(Invalidation::Endpoint, 8);
     metrics.interfaces_synced(Family::V4, InterfaceSync::Done, Duration::from_millis(2));
+    metrics.stands_in_for("v1.36.2");
     metrics.feature("ComponentFlagz", "BETA", true);
     metrics.request_answered(Some(200), "GET", "10.96.0.1:443");
     metrics.request_completed("GET", "10.96.0.1:443", Duration::from_millis(30), 0, Some(70_000));
@@ -134,6 +135,12 @@ fn events_are_counted_where_they_belong() {
     for sample in samples {
         assert!(text.lines().any(|line| line == sample), "{sample} is not in\n{text}");
     }
+    let version = env!("CARGO_PKG_VERSION");
+    let build = format!(
+        "\nkubernetes_build_info{{build_date=\"\",compiler=\"rustc\",git_commit=\"\",git_tree_state=\"\",\
+         git_version=\"v1.36.2+slipstream.{version}\",go_version=\"\",major=\"1\",minor=\"36\",platform=\"linux"
+    );
+    assert!(text.contains(&build), "{text}");
     // No answer has no size.
     assert!(!text.contains("response_size_bytes_sum{host=\"10.96.0.1:443\",verb=\"POST\"}"));
     // A failed sync is not the last successful one.

@@ -8,7 +8,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
 use axum::routing::any;
-use config::Loaded;
+use config::{KUBERNETES_VERSION, Loaded};
 use serde_json::{Value, json};
 use telemetry::{Metrics, MetricsError, Moment, Slis};
 
@@ -120,7 +120,8 @@ async fn statusz(State(shown): State<Arc<Shown>>, headers: HeaderMap) -> Respons
     let up = shown.started.monotonic.elapsed().as_secs();
     // There is none, and who reads this should know why.
     let go = "none (Rust)";
-    let (ours, emulated) = (env!("CARGO_PKG_VERSION"), "1.36");
+    let ours = env!("CARGO_PKG_VERSION");
+    let emulated = KUBERNETES_VERSION.trim_start_matches('v').rsplit_once('.').map_or("", |(minor, _)| minor);
     let lines = format!(
         "Started: {}\nUp: {} hr {:02} min {:02} sec\nGo version: {go}\nBinary version: {ours}\nEmulation version: {emulated}\nPaths: {}\n",
         started.strftime("%a %b %e %H:%M:%S UTC %Y"),

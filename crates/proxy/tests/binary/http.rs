@@ -116,6 +116,7 @@ fn every_path_answers() {
                 PROMETHEUS,
                 "\nkubernetes_feature_enabled{name=\"ComponentFlagz\",stage=\"BETA\"} 1\n",
             ),
+            ("GET /metrics", "", "", 200, PROMETHEUS, ",git_version=\"v1.36.2+slipstream."),
             ("GET /healthz?verbose", "", "", 200, TEXT, "[+]ping ok\n"),
             ("GET /metrics/slis", "", "", 200, PROMETHEUS, "{name=\"ping\",status=\"success\",type=\"healthz\"} 1\n"),
             ("DELETE /metrics/slis", "", "", 200, TEXT, "metrics reset"),

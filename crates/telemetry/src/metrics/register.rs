@@ -31,26 +31,10 @@ impl<'a> Register<'a> {
         self.registry.register(Box::new(ProcessCollector::for_self()))
     }
 
-    /// Constants that tell what runs: which Slipstream, and, where Kubernetes' components are compared, the release whose kube-proxy it
-    /// is like, with ours as build metadata. What only a Go program has is empty.
+    /// A constant that tells which version runs.
     pub(super) fn build_info(&self) -> Result<()> {
         let help = "Always 1; the version that runs is in the label";
-        let version = env!("CARGO_PKG_VERSION");
-        self.gauges("slipstream_build_info", help, "version")?.with_label_values(&[version]).set(1);
-        let labels = [
-            ("major", "1"),
-            ("minor", "36"),
-            ("git_version", concat!("v1.36.2+slipstream.", env!("CARGO_PKG_VERSION"))),
-            ("git_commit", ""),
-            ("git_tree_state", ""),
-            ("build_date", ""),
-            ("go_version", ""),
-            ("compiler", "rustc"),
-            ("platform", PLATFORM),
-        ];
-        let help = "[BETA] Always 1; what runs is in the labels";
-        let info = self.gauges_by("kubernetes_build_info", help, &labels.map(|(name, _)| name))?;
-        info.with_label_values(&labels.map(|(_, value)| value)).set(1);
+        self.gauges("slipstream_build_info", help, "version")?.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(())
     }
 
@@ -126,15 +110,6 @@ impl<'a> Register<'a> {
 fn stability(help: &str) -> Option<&str> {
     Some(help.strip_prefix('[')?.split_once(']')?.0)
 }
-
-/// Operating system and architecture, by Go's names.
-const PLATFORM: &str = if cfg!(target_arch = "x86_64") {
-    "linux/amd64"
-} else if cfg!(target_arch = "aarch64") {
-    "linux/arm64"
-} else {
-    "linux"
-};
 
 /// 1 ms doubled up to 16.384 s (contract §9, "D15").
 pub(super) fn sync_buckets() -> Result<Vec<f64>> {
