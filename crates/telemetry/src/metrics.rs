@@ -2,6 +2,7 @@
 
 mod fastpath;
 mod kubernetes;
+mod process;
 mod register;
 mod requests;
 mod slis;

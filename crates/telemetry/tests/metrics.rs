@@ -157,6 +157,14 @@ fn pending_changes_show_until_the_next_sync() {
     assert!(text.contains("\nkubeproxy_sync_proxy_rules_endpoint_changes_pending 9\n"));
 }
 
+/// A bug that was: the library's collector counts whole seconds, of which rates are spikes.
+#[test]
+fn cpu_time_is_counted_in_fractions_of_a_second() {
+    let families = parse(&Metrics::new().unwrap().render()).unwrap();
+    let seconds = families["process_cpu_seconds_total"].samples.values().sum::<f64>();
+    assert!(seconds > 0.0 && seconds.fract() != 0.0, "{seconds}");
+}
+
 #[test]
 fn health_checks_are_counted_until_they_are_reset() {
     let slis = Slis::new().unwrap();

@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use prometheus::core::Collector;
-use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     exponential_buckets,
 };
 
+use super::process::Process;
 use super::{FAMILY, MetricsError};
 
 /// Makes metrics and registers them.
@@ -26,9 +26,9 @@ impl<'a> Register<'a> {
         Self { registry, stabilities: RefCell::default() }
     }
 
-    /// CPU, memory and files of this process, as `process_*`.
+    /// What this process uses.
     pub(super) fn process(&self) -> Result<()> {
-        self.registry.register(Box::new(ProcessCollector::for_self()))
+        self.registry.register(Box::new(Process::new()))
     }
 
     /// A constant that tells which version runs.

@@ -1,10 +1,8 @@
 //! What `/metrics/slis` shows: service level indicators, in a registry of their own.
 
-use prometheus::core::{Collector, Desc};
-use prometheus::process_collector::ProcessCollector;
-use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Registry};
 
+use super::process::StartTime;
 use super::register::Register;
 use super::{MetricsError, text};
 
@@ -23,7 +21,7 @@ impl Slis {
     /// A metric has a malformed name: a mistake in this program, found at its start.
     pub fn new() -> Result<Self, MetricsError> {
         let registry = Registry::new();
-        registry.register(Box::new(StartTime(ProcessCollector::for_self())))?;
+        registry.register(Box::new(StartTime::new()))?;
         let register = Register::new(&registry);
         Ok(Self {
             last: register.gauges_by(
@@ -55,22 +53,5 @@ impl Slis {
     /// All of it in the text format of Prometheus.
     pub fn render(&self) -> String {
         text(&self.registry)
-    }
-}
-
-/// Of all that there is to know of this process, when it started.
-struct StartTime(ProcessCollector);
-
-impl StartTime {
-    const NAME: &str = "process_start_time_seconds";
-}
-
-impl Collector for StartTime {
-    fn desc(&self) -> Vec<&Desc> {
-        self.0.desc().into_iter().filter(|description| description.fq_name == Self::NAME).collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        self.0.collect().into_iter().filter(|family| family.name() == Self::NAME).collect()
     }
 }

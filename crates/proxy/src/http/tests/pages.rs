@@ -70,19 +70,6 @@ async fn every_path_has_its_status_type_and_body() {
 }
 
 #[tokio::test]
-async fn profiles_are_explained_to_be_missing() {
-    let address = serve_pages(pages()).await;
-    let moved = ask(address, "GET /debug/pprof", "").await;
-    assert!(moved.starts_with("HTTP/1.1 302 ") && header(&moved, "location") == Some("/debug/pprof/"), "{moved}");
-    for (path, status) in [("/debug/pprof/", 200), ("/debug/pprof/heap", 404), ("/debug/pprof/profile?seconds=5", 404)]
-    {
-        let answer = ask(address, &format!("GET {path}"), "").await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains("perf record"), "{answer}");
-    }
-    assert!(ask(address, "GET /debug/flags", "").await.contains("/debug/flags/v"));
-}
-
-#[tokio::test]
 async fn what_is_not_there_or_switched_off_is_not_found() {
     let address = serve_pages(pages()).await;
     for path in
@@ -150,17 +137,4 @@ async fn status_says_since_when_which_version_runs() {
     assert!(object["startTime"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{object}");
     assert!(object["uptimeSeconds"].as_u64().unwrap() < 60, "{object}");
     assert_eq!(object["paths"], json!(["/configz", "/flagz", "/healthz", "/metrics", "/proxyMode"]));
-}
-
-#[tokio::test]
-async fn indicators_count_health_checks_until_they_are_reset() {
-    let address = serve_pages(pages()).await;
-    ask(address, "GET /healthz", "").await;
-    ask(address, "GET /healthz/ping", "").await;
-    let counted = "kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"healthz\"} 1\n";
-    let page = ask(address, "GET /metrics/slis", "").await;
-    assert_eq!(header(&page, "content-type"), Some("text/plain; version=0.0.4"));
-    assert!(body(&page).contains(counted), "{page}");
-    ask(address, "DELETE /metrics/slis", "").await;
-    assert!(!ask(address, "GET /metrics/slis", "").await.contains("kubernetes_"));
 }
