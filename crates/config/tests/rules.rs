@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use config::v1alpha1::KubeProxyConfiguration;
-use config::{Completed, Config, LocalTraffic, NodePortAddresses, Revalidation};
+use config::{Completed, Config, LocalTraffic, NodePortAddresses, Revalidation, Stage};
 use model::PerFamily;
 
 /// With mode nftables, unless the fields say another.
@@ -135,6 +135,7 @@ fn each_rule_reports_path_value_and_what_is_wanted() {
     let interface = "must be 1 to 15 characters, none of them a space, '/', ':', '*', '\\' or a quote, as in the name of a network \
                      interface";
     let at_least_min = "must be greater than or equal to KubeProxyConfiguration.MinSyncPeriod";
+    let previous = "must be 1.35, the minor version before this one, or empty";
     let detect = "DetectLocalConfiguration";
     let cidrs = "DetectLocalConfiguration.ClusterCIDRs";
     let cases: &[(&str, String)] = &[
@@ -194,6 +195,8 @@ fn each_rule_reports_path_value_and_what_is_wanted() {
         ("healthzBindAddress: fd00::1:x", "HealthzBindAddress: \"fd00::1:x\": must be IP:port".to_owned()),
         ("healthzBindAddress: ':80'", "HealthzBindAddress: \"\": must be a valid IP".to_owned()),
         ("metricsBindAddress: localhost:80", "MetricsBindAddress: \"localhost\": must be a valid IP".to_owned()),
+        ("healthzBindAddress: 127.0.0.1:0", "HealthzBindAddress: \"127.0.0.1:0\": must be a valid port".to_owned()),
+        ("metricsBindAddress: fd00::1:80:x", "MetricsBindAddress: \"fd00::1:80:x\": must be IP:port".to_owned()),
         ("metricsBindAddress: 127.0.0.1:0", "MetricsBindAddress: \"127.0.0.1:0\": must be a valid port".to_owned()),
         (
             "metricsBindAddress: 127.0.0.1:65536",
@@ -222,6 +225,8 @@ fn each_rule_reports_path_value_and_what_is_wanted() {
             "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: veth*}",
             format!("{detect}.InterfacePrefix: \"veth*\": {interface}"),
         ),
+        ("showHiddenMetricsForVersion: '1.36'", format!("ShowHiddenMetricsForVersion: \"1.36\": {previous}")),
+        ("showHiddenMetricsForVersion: 1.35.0", format!("ShowHiddenMetricsForVersion: \"1.35.0\": {previous}")),
         ("clusterCIDR: 10.0.0.0", format!("{cidrs}[0]: \"10.0.0.0\": {single}")),
         ("clusterCIDR: '10.0.0.0/8, fd00::/8'", format!("{cidrs}[1]: \" fd00::/8\": {single}")),
         ("clusterCIDR: '10.0.0.0/8,11.0.0.0/8'", format!("{cidrs}: \"10.0.0.0/8,11.0.0.0/8\": {pair}")),
@@ -241,22 +246,98 @@ fn each_rule_reports_path_value_and_what_is_wanted() {
 
 #[test]
 fn logging_and_unknown_detection_modes_have_their_own_form() {
+    let most = "must be less than or equal to 2147483647";
+    let off = "Forbidden: the feature gate LoggingAlphaOptions is off";
     let cases = [
-        ("logging: {format: xml}", "logging.format: Invalid value: \"xml\": Unsupported log format: use text or json"),
-        ("logging: {flushFrequency: -1}", "logging.flushFrequency: Invalid value: -1ns: must be greater than 0"),
         (
-            "logging: {verbosity: 2147483648}",
-            "logging.verbosity: Invalid value: 2147483648: must be less than or equal to 2147483647",
+            "logging: {format: xml}",
+            "logging.format: Invalid value: \"xml\": Unsupported log format: use text or json".to_owned(),
         ),
+        (
+            "logging: {flushFrequency: -1}",
+            "logging.flushFrequency: Invalid value: -1ns: must be greater than 0".to_owned(),
+        ),
+        ("logging: {verbosity: 2147483648}", format!("logging.verbosity: Invalid value: 2147483648: {most}")),
+        (
+            "logging: {format: json, vmodule: [{filePattern: a, verbosity: 1}]}",
+            "logging.vmodule: Forbidden: only the text format has it".to_owned(),
+        ),
+        (
+            "logging: {vmodule: [{filePattern: a}, {verbosity: 1}]}",
+            "logging.vmodule[1].filePattern: Required value: must name source files".to_owned(),
+        ),
+        (
+            "logging: {vmodule: [{filePattern: 'a=b,c'}]}",
+            "logging.vmodule[0].filePattern: Invalid value: \"a=b,c\": must have no equals sign and no comma"
+                .to_owned(),
+        ),
+        (
+            "logging: {vmodule: [{filePattern: a, verbosity: 2147483648}]}",
+            format!("logging.vmodule[0].verbosity: Invalid value: 2147483648: {most}"),
+        ),
+        ("logging: {options: {text: {splitStream: true}}}", format!("logging.options.text.splitStream: {off}")),
+        ("logging: {options: {text: {infoBufferSize: 1Ki}}}", format!("logging.options.text.infoBufferSize: {off}")),
+        ("logging: {options: {json: {splitStream: true}}}", format!("logging.options.json.splitStream: {off}")),
+        ("logging: {options: {json: {infoBufferSize: 1}}}", format!("logging.options.json.infoBufferSize: {off}")),
         (
             "detectLocalMode: clustercidr",
             "KubeProxyConfiguration.DetectLocalMode: Unsupported value: \"clustercidr\": supported values: \
-             \"ClusterCIDR\", \"NodeCIDR\", \"BridgeInterface\", \"InterfaceNamePrefix\", \"\"",
+             \"ClusterCIDR\", \"NodeCIDR\", \"BridgeInterface\", \"InterfaceNamePrefix\", \"\""
+                .to_owned(),
+        ),
+        (
+            "featureGates: {PreferSameTrafficDistribution: false}",
+            "cannot set feature gate PreferSameTrafficDistribution to false, feature is locked to true".to_owned(),
         ),
     ];
     for (fields, expected) in cases {
         assert_eq!(load(fields).expect_err(fields), expected);
     }
+    let on = "featureGates: {LoggingAlphaOptions: true}\n";
+    config(&format!("{on}logging: {{options: {{text: {{splitStream: true}}, json: {{infoBufferSize: 1Ki}}}}}}"));
+    config("logging: {options: {text: {splitStream: false, infoBufferSize: 0Ki}}}");
+}
+
+/// They are refused with the mode, and told all the same.
+#[test]
+fn settings_of_ipvs_are_checked_in_its_mode_only() {
+    let fields =
+        "ipvs: {tcpTimeout: -1s, tcpFinTimeout: -2s, udpTimeout: -3s, excludeCIDRs: [10.0.0.0/8, x], syncPeriod: -4s}";
+    config(fields);
+    let errors = load(&format!("{fields}\nmode: ipvs\nnftables: {{masqueradeBit: 32}}")).unwrap_err();
+    let count = "must be greater than or equal to 0";
+    for error in [
+        format!("KubeProxyIPVSConfiguration.TCPTimeout: Invalid value: -1s: {count}"),
+        format!("KubeProxyIPVSConfiguration.TCPFinTimeout: Invalid value: -2s: {count}"),
+        format!("KubeProxyIPVSConfiguration.UDPTimeout: Invalid value: -3s: {count}"),
+        "KubeProxyIPVSConfiguration.ExcludeCidrs[1]: Invalid value: \"x\": must be a valid CIDR".to_owned(),
+        "SyncPeriod: Invalid value: -4s: must be greater than 0".to_owned(),
+    ] {
+        assert!(errors.contains(&format!("KubeProxyConfiguration.{error}")), "{error} in {errors}");
+    }
+    // That of nftables counts in nftables mode only.
+    assert!(!errors.contains("MasqueradeBit"), "{errors}");
+}
+
+#[test]
+fn feature_gates_have_stages() {
+    let features = |fields: &str| config(fields).features;
+    let default = features("");
+    assert!(default.allow_service_external_ips() && default.component_flagz() && default.component_statusz());
+    assert!(!default.logging_alpha_options());
+    let set = features(
+        "featureGates: {AllBeta: false, ComponentFlagz: true, AllAlpha: true, AllowServiceExternalIPs: false}",
+    );
+    assert!(set.component_flagz() && !set.component_statusz(), "a gate wins over its stage");
+    assert!(set.logging_alpha_options() && !set.allow_service_external_ips());
+    // What is locked can be set to what it is, and does not go by its stage.
+    features("featureGates: {NFTablesProxyMode: true, DisableNodeKubeProxyVersion: true, GitRepoVolumeDriver: false}");
+    let listed: Vec<_> = default.iter().collect();
+    assert!(listed.is_sorted_by_key(|(name, ..)| *name) && listed.len() > 200, "{} gates", listed.len());
+    assert!(listed.contains(&("NFTablesProxyMode", Stage::Ga, true)));
+    assert!(listed.contains(&("NativeHistograms", Stage::Alpha, false)));
+    assert!(listed.contains(&("SELinuxMount", Stage::Beta, false)));
+    assert!(listed.contains(&("KMSv1", Stage::Deprecated, false)));
 }
 
 #[test]

@@ -122,7 +122,9 @@ async fn proxy(config: &Config, name: String, source: Source, reporter: Reporter
     let follower = Follower::start(config, &facts, telemetry.health.clone(), &updates, new_addresses).await;
     let following = follower.run(status, updates.clone());
     // As tasks of their own they go on while this process ends, so that no commit has to be waited for.
-    let syncer = tokio::spawn(Syncer::new(tables, telemetry).with_questions(questions).run(received, changed, edited));
+    let external_ips = config.features.allow_service_external_ips();
+    let syncer = Syncer::new(tables, telemetry).with_questions(questions).with_external_ips(external_ips);
+    let syncer = tokio::spawn(syncer.run(received, changed, edited));
     let (feed, ports) = (tokio::spawn(feed.run(updates, reporter)), tokio::spawn(ports.follow(addresses, node_ports)));
     tokio::try_join!(
         async { feed.await? },

@@ -3,7 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
 
 mod api;
+mod command_line;
 mod directory;
+mod effective;
+mod features;
 mod http;
 mod node;
 mod process;
