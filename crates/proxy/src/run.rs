@@ -8,7 +8,7 @@ use std::{fs, future};
 use anyhow::{Context as _, Result};
 use compiler::{Compiler, Mark, Options};
 use config::{Config, KUBERNETES_VERSION, Loaded};
-use informer::{Event, Reporter};
+use informer::Reporter;
 use model::Family;
 use netlink::{Committer, Monitor, NfTables};
 use telemetry::{Health, Metrics};
@@ -50,7 +50,10 @@ pub async fn run(flags: &Flags, loaded: &Loaded) -> Result<()> {
     };
     let reporter = reporter(telemetry.metrics.clone());
     let source = Source::new(flags, config, &reporter).await?;
-    let metrics_server = metrics_server(config, telemetry.metrics.clone(), Pages::new(flags, loaded))?;
+    // It does not change yet.
+    let (_, configuration) = watch::channel(loaded.effective.to_json());
+    let pages = Pages::new(flags, config, configuration);
+    let metrics_server = metrics_server(config, telemetry.metrics.clone(), pages)?;
     set_oom_score(config.oom_score_adj);
     tokio::select! {
         ended = proxy(config, name, source, reporter, telemetry.clone()) => ended,
@@ -94,10 +97,10 @@ fn metrics_server(config: &Config, metrics: Arc<Metrics>, pages: Pages) -> Resul
 /// Has what a source tells of counted.
 fn reporter(metrics: Arc<Metrics>) -> Reporter {
     Reporter::new(move |event| match event {
-        Event::Problem(problem) => metrics.object_problem(problem.kind),
-        Event::WatchFailed(resource) => metrics.watch_failed(resource),
-        Event::Answered { method, host, status } => metrics.request_answered(status, method, host),
-        Event::Completed { method, host, elapsed, sent, received } => {
+        informer::Event::Problem(problem) => metrics.object_problem(problem.kind),
+        informer::Event::WatchFailed(resource) => metrics.watch_failed(resource),
+        informer::Event::Answered { method, host, status } => metrics.request_answered(status, method, host),
+        informer::Event::Completed { method, host, elapsed, sent, received } => {
             metrics.request_completed(method, host, elapsed, sent, received);
         }
     })

@@ -8,18 +8,19 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
 use axum::routing::any;
-use config::{KUBERNETES_VERSION, Loaded};
+use config::{Config, KUBERNETES_VERSION};
 use serde_json::{Value, json};
 use telemetry::{Metrics, MetricsError, Moment, Slis};
+use tokio::sync::watch;
 
 use super::{debug, negotiate, plain};
 use crate::flags::Flags;
 
 /// What there is to show besides metrics.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Pages {
-    /// The configuration in force, a complete KubeProxyConfiguration.
-    pub(crate) configuration: Value,
+    /// The configuration in force, a complete KubeProxyConfiguration, as it is when somebody asks.
+    pub(crate) configuration: watch::Receiver<Value>,
     /// All flags and their values, sorted by name; `None` without the feature gate `ComponentFlagz`.
     pub(crate) flags: Option<Vec<(String, String)>>,
     /// Whether there is `/statusz` (feature gate `ComponentStatusz`).
@@ -29,11 +30,10 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// What these flags and this configuration amount to.
-    pub(crate) fn new(flags: &Flags, loaded: &Loaded) -> Self {
-        let Loaded { config, effective, .. } = loaded;
+    /// What flags and configuration amount to. `configuration` is the one that `config` comes from.
+    pub(crate) fn new(flags: &Flags, config: &Config, configuration: watch::Receiver<Value>) -> Self {
         Self {
-            configuration: effective.to_json(),
+            configuration,
             flags: config.features.component_flagz().then(|| flags.listed().to_vec()),
             statusz: config.features.component_statusz(),
             debug: config.profiling,
@@ -102,7 +102,8 @@ async fn healthz(State(shown): State<Arc<Shown>>, RawQuery(query): RawQuery) -> 
 }
 
 async fn configz(State(shown): State<Arc<Shown>>) -> Response {
-    plain("application/json", json!({"kubeproxy.config.k8s.io": shown.pages.configuration}).to_string())
+    let configuration = &*shown.pages.configuration.borrow();
+    plain("application/json", json!({"kubeproxy.config.k8s.io": configuration}).to_string())
 }
 
 /// The separator is always the same one, where kube-proxy picks one by chance.

@@ -15,7 +15,7 @@ fn telemetry() -> Telemetry {
 }
 
 fn metrics_pages() -> Router {
-    metrics_routes(telemetry().metrics, Pages::default()).unwrap()
+    metrics_routes(telemetry().metrics, pages::some()).unwrap()
 }
 
 async fn serve_on_loopback(routes: Router) -> SocketAddr {

@@ -1,15 +1,16 @@
 //! Every path of the metrics server: status, headers and body.
 
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::*;
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-fn pages() -> Pages {
+pub(super) fn some() -> Pages {
     Pages {
-        configuration: json!({"kind": "KubeProxyConfiguration", "mode": "nftables"}),
+        configuration: watch::channel(json!({"kind": "KubeProxyConfiguration", "mode": "nftables"})).1,
         flags: Some(vec![("config".to_owned(), "/a,b".to_owned()), ("v".to_owned(), "2".to_owned())]),
         statusz: true,
         debug: true,
@@ -36,7 +37,7 @@ fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
 
 #[tokio::test]
 async fn every_path_has_its_status_type_and_body() {
-    let address = serve_pages(pages()).await;
+    let address = serve_pages(some()).await;
     for (line, status, content_type, expected) in [
         ("GET /healthz", 200, TEXT, "ok"),
         ("POST /healthz", 200, TEXT, "ok"),
@@ -71,24 +72,24 @@ async fn every_path_has_its_status_type_and_body() {
 
 #[tokio::test]
 async fn what_is_not_there_or_switched_off_is_not_found() {
-    let address = serve_pages(pages()).await;
+    let address = serve_pages(some()).await;
     for path in
         ["/", "/healthz/", "/metrics/", "/proxyMode/", "/configz/x", "/flagz/", "/livez", "/debug", "/debug/flags/x"]
     {
         let answer = ask(address, &format!("GET {path}"), "").await;
         assert!(answer.starts_with("HTTP/1.1 404 ") && body(&answer) == "404 page not found\n", "{path}: {answer}");
     }
-    let address = serve_pages(Pages { flags: None, statusz: false, debug: false, ..pages() }).await;
+    let address = serve_pages(Pages { flags: None, statusz: false, debug: false, ..some() }).await;
     for path in ["/flagz", "/statusz", "/debug/pprof", "/debug/pprof/", "/debug/flags", "/debug/flags/v"] {
         assert!(ask(address, &format!("PUT {path}"), "").await.starts_with("HTTP/1.1 404 "), "{path}");
     }
-    let address = serve_pages(Pages { flags: None, ..pages() }).await;
+    let address = serve_pages(Pages { flags: None, ..some() }).await;
     assert!(ask(address, "GET /statusz", "").await.contains("Paths: /configz /healthz /metrics /proxyMode\n"));
 }
 
 #[tokio::test]
 async fn objects_are_sent_to_who_asks_for_them_and_text_to_all_others() {
-    let address = serve_pages(pages()).await;
+    let address = serve_pages(some()).await;
     let text = "kube-proxy flagz\nWarning: ";
     let beta = r#""apiVersion":"config.k8s.io/v1beta1","flags":{"config":"/a,b","v":"2"},"kind":"Flagz","metadata":{"name":"kube-proxy"}"#;
     let alpha = r#""apiVersion":"config.k8s.io/v1alpha1""#;
@@ -121,7 +122,7 @@ async fn objects_are_sent_to_who_asks_for_them_and_text_to_all_others() {
 
 #[tokio::test]
 async fn status_says_since_when_which_version_runs() {
-    let address = serve_pages(pages()).await;
+    let address = serve_pages(some()).await;
     let page = ask(address, "GET /statusz", "").await;
     let version = env!("CARGO_PKG_VERSION");
     let lines = format!("Go version: none (Rust)\nBinary version: {version}\nEmulation version: 1.36\n");
@@ -137,4 +138,13 @@ async fn status_says_since_when_which_version_runs() {
     assert!(object["startTime"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{object}");
     assert!(object["uptimeSeconds"].as_u64().unwrap() < 60, "{object}");
     assert_eq!(object["paths"], json!(["/configz", "/flagz", "/healthz", "/metrics", "/proxyMode"]));
+}
+
+#[tokio::test]
+async fn the_configuration_is_the_one_in_force_when_somebody_asks() {
+    let (force, configuration) = watch::channel(json!({"mode": "nftables"}));
+    let address = serve_pages(Pages { configuration, ..some() }).await;
+    assert!(ask(address, "GET /configz", "").await.ends_with(r#"{"kubeproxy.config.k8s.io":{"mode":"nftables"}}"#));
+    force.send_replace(json!({"mode": "other"}));
+    assert!(ask(address, "GET /configz", "").await.ends_with(r#"{"kubeproxy.config.k8s.io":{"mode":"other"}}"#));
 }
