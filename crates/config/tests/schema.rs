@@ -158,6 +158,15 @@ fn the_schema_has_each_field() {
     assert_eq!(described, written);
 }
 
+#[test]
+fn the_example_has_each_field_that_is_not_for_windows() {
+    let (mut written, mut shown) = (BTreeSet::new(), BTreeSet::new());
+    fields("", &KubeProxyConfiguration::defaults().to_json(), &mut written);
+    fields("", &read(&path("config/slipstream.yaml")), &mut shown);
+    written.retain(|field| !field.starts_with("/winkernel") && field != "/portRange");
+    assert_eq!(written.difference(&shown).collect::<Vec<_>>(), Vec::<&String>::new());
+}
+
 /// The paths of all fields of a value.
 fn fields(path: &str, value: &Value, found: &mut BTreeSet<String>) {
     for (name, value) in value.as_object().into_iter().flatten() {
