@@ -29,8 +29,6 @@ pub struct Config {
     pub metrics_address: SocketAddr,
     /// Whether what goes on inside is shown beside the metrics (`enableProfiling`).
     pub profiling: bool,
-    /// Whether metrics are shown that the previous version has hidden (`showHiddenMetricsForVersion`).
-    pub show_hidden_metrics: bool,
     /// How long after a failed sync it is tried again, and half of the time after which a waiting change counts as
     /// unhealthy (`nftables.syncPeriod`). More than zero.
     pub sync_period: Duration,

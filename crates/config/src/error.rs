@@ -144,8 +144,8 @@ pub enum Warning {
     /// No mode was chosen, and the default is not kube-proxy's.
     #[error(
         "mode is not set: kube-proxy would choose iptables, Slipstream runs nftables with the settings of the nftables \
-         block, and NodePorts answer on the node's primary addresses only unless nodePortAddresses is set; set mode: \
-         nftables to confirm"
+         block, and NodePorts answer on the node's primary addresses only unless nodePortAddresses is set; set mode \
+         (--proxy-mode) to nftables to confirm"
     )]
     ModeNotSet,
     /// `iptables.masqueradeAll` is on, which would have counted in kube-proxy without a mode.

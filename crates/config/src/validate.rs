@@ -41,7 +41,6 @@ pub(crate) fn validate(
         metrics_address: check.metrics_address(&written),
         bind_address_hard_fail: written.bind_address_hard_fail,
         profiling: written.enable_profiling,
-        show_hidden_metrics: check.show_hidden_metrics(&written),
         node_port_addresses: check.node_port_addresses(&written),
         local_traffic: check.local_traffic(&written),
         kubeconfig: non_empty(&written.client_connection.kubeconfig).map(Into::into),
@@ -50,6 +49,7 @@ pub(crate) fn validate(
         features,
     };
     check.burst(&written);
+    check.show_hidden_metrics(&written);
     if check.errors.is_empty() { Ok((config, block.in_force(written))) } else { Err(FieldErrors(check.errors)) }
 }
 
@@ -85,13 +85,13 @@ impl Check {
         })
     }
 
-    fn show_hidden_metrics(&mut self, written: &KubeProxyConfiguration) -> bool {
+    /// Only checked: no metrics are hidden.
+    fn show_hidden_metrics(&mut self, written: &KubeProxyConfiguration) {
         let version = &written.show_hidden_metrics_for_version;
         if !version.is_empty() && version != PREVIOUS_MINOR {
             let detail = format!("must be {PREVIOUS_MINOR}, the minor version before this one, or empty");
             self.invalid("ShowHiddenMetricsForVersion", quoted(version), detail);
         }
-        !version.is_empty()
     }
 
     /// Adds a mistake in a field of KubeProxyConfiguration.

@@ -51,10 +51,18 @@ fn json_is_accepted() {
 #[test]
 fn the_example_shows_the_defaults() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/slipstream.yaml");
-    let (config, warnings) = load_file(&example).unwrap();
+    let (written, warnings) = KubeProxyConfiguration::read(&example).unwrap();
     assert_eq!(warnings, []);
-    assert_eq!(config, Config { local_traffic: config.local_traffic.clone(), ..Config::default() });
-    assert_ne!(config.local_traffic, Config::default().local_traffic);
+    assert_ne!(written.cluster_cidr, "");
+    let mut defaults = KubeProxyConfiguration {
+        mode: "nftables".to_owned(),
+        cluster_cidr: written.cluster_cidr.clone(),
+        node_port_addresses: Some(vec!["primary".to_owned()]),
+        detect_local_mode: "ClusterCIDR".to_owned(),
+        ..KubeProxyConfiguration::defaults()
+    };
+    defaults.ipvs.exclude_cidrs = Some(Vec::new());
+    assert_eq!(written, defaults);
 }
 
 /// What kubeadm puts into the ConfigMap `kube-proxy`: its own few settings, and zero values for all else.

@@ -215,6 +215,3 @@ impl Flags {
         self.given.contains(name)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -70,6 +70,10 @@ fn flags_are_read_as_kube_proxy_reads_them() {
         assert!(error.starts_with("Usage: kube-proxy") && error.contains("Error: "), "{flag}: {error}");
         assert!(error.contains(words), "{flag}: {error}");
     }
+    for other in ["--kubeconfig=k", "--master=m"] {
+        let (code, _, error) = printed(&["--manifest-dir=d", other, QUIT]);
+        assert!(code == Some(1) && error.contains("cannot be used with"), "{error}");
+    }
     let (code, help, _) = printed(&["--help"]);
     assert_eq!(code, Some(0));
     assert!(help.contains("--manifest-dir <DIR>") && help.contains("--oom-score-adj <SCORE>"), "{help}");

@@ -126,6 +126,11 @@ fn each_flag_has_its_effect_and_no_other() {
     let directory = tempfile::tempdir().unwrap();
     let config = minimal(directory.path());
     let (alone, in_file) = (effective(&[]), effective(&[&config]));
+    assert_eq!(
+        with(alone.clone(), "/ipvs/excludeCIDRs", &Value::Null),
+        in_file,
+        "flags and file have the same defaults"
+    );
     for (flag, does) in flags() {
         let (without_config, with_config) = match &does {
             Sets(pointer, value) => (with(alone.clone(), pointer, value), in_file.clone()),
