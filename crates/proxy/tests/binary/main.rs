@@ -3,8 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
 
 mod api;
+mod command_line;
 mod directory;
+mod effective;
 mod events;
+mod features;
+mod http;
 mod node;
 mod process;
 mod refusals;
