@@ -13,6 +13,8 @@ use model::{Family, Protocol, ServiceName, State};
 use ruleset::{Comment, Element, Found, Name, Op, Set, Table, Transaction};
 
 use self::program::Port;
+
+pub use self::owners::ServedPort;
 use crate::adopt::Adopted;
 use crate::affinity::{Affinity, Choice};
 use crate::chains::Chains;

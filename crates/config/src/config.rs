@@ -165,7 +165,7 @@ impl Default for Config {
         Self {
             local_traffic: LocalTraffic::ClusterCidr(PerFamily::default()),
             masquerade: Masquerade::default(),
-            node_port_addresses: NodePortAddresses::Primary,
+            node_port_addresses: NodePortAddresses::PRIMARY,
             bind_address: Ipv4Addr::UNSPECIFIED.into(),
             bind_address_hard_fail: false,
             healthz_address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, Self::HEALTHZ_PORT)),

@@ -13,6 +13,7 @@ mod flags;
 mod flows;
 mod http;
 mod initialize;
+mod localhost;
 mod node;
 mod pacer;
 mod pods;

@@ -18,6 +18,7 @@ use tracing::info;
 
 use crate::flags::Flags;
 use crate::http::{Server, health_routes, metrics_routes};
+use crate::localhost::Exposed;
 use crate::node::{self, Follower, NodeAddresses, NodeFacts, PortAddresses};
 use crate::pacer::Pacer;
 use crate::pods;
@@ -100,16 +101,19 @@ async fn proxy(config: &Config, name: String, source: Source, telemetry: Telemet
     let (node_ports, changed) = mpsc::channel(1);
     let (new_addresses, addresses) = watch::channel(addresses);
     let (questions, answers) = Questions::new(telemetry.health.clone(), ports.all().clone());
+    let (exposed, localhost) = Exposed::new(&config.node_port_addresses, &families, telemetry.metrics.clone());
     let follower = Follower::start(config, &facts, telemetry.health.clone(), &updates, new_addresses).await;
     let following = follower.run(status, updates.clone());
     // As tasks of their own they go on while this process ends, so that no commit has to be waited for.
-    let syncer = tokio::spawn(Syncer::new(tables, telemetry).with_questions(questions).run(received, changed, edited));
+    let syncer = Syncer::new(tables, telemetry).with_questions(questions).with_exposed(exposed);
+    let syncer = tokio::spawn(syncer.run(received, changed, edited));
     let (feed, ports) = (tokio::spawn(feed.run(updates, reporter)), tokio::spawn(ports.follow(addresses, node_ports)));
     tokio::try_join!(
         async { feed.await? },
         async { syncer.await? },
         async { Ok(ports.await?) },
         answers.run(),
+        localhost.run(),
         following
     )?;
     Ok(())

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info};
 
 use crate::commit::Outcome;
+use crate::localhost::Exposed;
 use crate::service_health::Questions;
 use crate::table::Table;
 
@@ -33,6 +34,8 @@ pub(crate) struct Syncer {
     complete: bool,
     /// What load balancers may ask, if they can.
     questions: Option<Questions>,
+    /// What is served on localhost, if anything is.
+    exposed: Option<Exposed>,
 }
 
 /// Who is told how the syncs go.
@@ -47,13 +50,26 @@ pub(crate) struct Telemetry {
 impl Syncer {
     /// One that knows nothing of the cluster yet.
     pub(crate) fn new(tables: Vec<Table>, telemetry: Telemetry) -> Self {
-        Self { state: State::new(SystemTime::now()), tables, telemetry, complete: false, questions: None }
+        Self {
+            state: State::new(SystemTime::now()),
+            tables,
+            telemetry,
+            complete: false,
+            questions: None,
+            exposed: None,
+        }
     }
 
     /// Has load balancers told where Services have endpoints on this node.
     #[must_use]
     pub(crate) fn with_questions(self, questions: Questions) -> Self {
         Self { questions: Some(questions), ..self }
+    }
+
+    /// Has NodePorts served on localhost.
+    #[must_use]
+    pub(crate) fn with_exposed(self, exposed: Exposed) -> Self {
+        Self { exposed: Some(exposed), ..self }
     }
 
     /// Works until `updates` is closed. `node_ports` says which of the node's addresses take NodePort traffic, whenever that
@@ -159,15 +175,21 @@ impl Syncer {
         self.tables.iter_mut().for_each(|table| table.request(&changes, now));
     }
 
-    /// Has load balancers told what tables say once they have been written.
+    /// Has load balancers, and who serves localhost, told what tables say once they have been written.
     fn pass_on_syncs(&mut self) {
-        let Some(questions) = &mut self.questions else { return };
         for table in &mut self.tables {
             if let Some(compiled) = table.take_compiled() {
-                questions.compiled(table, &self.state, compiled);
+                if let Some(exposed) = &mut self.exposed {
+                    exposed.compiled(table, &self.state, &compiled);
+                }
+                if let Some(questions) = &mut self.questions {
+                    questions.compiled(table, &self.state, compiled);
+                }
             }
             if table.take_synced() {
-                questions.synced(table.family());
+                let family = table.family();
+                self.exposed.iter_mut().for_each(|exposed| exposed.synced(family));
+                self.questions.iter_mut().for_each(|questions| questions.synced(family));
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Metrics under kube-proxy's names (contract §9), and a few of our own.
 
 mod fastpath;
+mod localhost;
 mod register;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,6 +10,7 @@ use model::Family;
 use prometheus::{GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 use self::fastpath::FastPath;
+use self::localhost::Localhost;
 use self::register::Register;
 
 pub use self::fastpath::{InterfaceSync, Invalidation};
@@ -25,6 +27,7 @@ pub struct Metrics {
     kernel: Kernel,
     conntrack: Conntrack,
     fast_path: FastPath,
+    localhost: Localhost,
     healthz: IntCounterVec,
     livez: IntCounterVec,
     object_problems: IntCounterVec,
@@ -96,6 +99,7 @@ impl Metrics {
             kernel: Kernel::new(&register)?,
             conntrack: Conntrack::new(&register)?,
             fast_path: FastPath::new(&register)?,
+            localhost: Localhost::new(&register)?,
             healthz: register.counters(
                 "kubeproxy_proxy_healthz_total",
                 "[ALPHA] Answers of /healthz by HTTP status code",

@@ -1,0 +1,250 @@
+//! One port on localhost.
+
+use std::io;
+use std::mem::replace;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use compiler::ServedPort;
+use model::{Family, PortNumber, ServicePortName};
+use telemetry::Metrics;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, error, info, warn};
+
+use super::backends::Backends;
+use super::relay::{prepare, relay};
+use crate::http;
+
+/// How long until it is tried again to listen on a port that is taken.
+const RETRY: Duration = Duration::from_secs(5);
+/// How long an endpoint may take to accept a connection: the second repetition of a SYN comes after 3 s.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// How many endpoints are tried for a connection.
+const ATTEMPTS: usize = 3;
+
+/// The places for connections that all ports share.
+#[derive(Clone, Debug)]
+pub(super) struct Room(Arc<Semaphore>);
+
+impl Room {
+    /// Room for so many.
+    pub(super) fn new(connections: usize) -> Self {
+        Self(Arc::new(Semaphore::new(connections)))
+    }
+}
+
+/// A port that is served, by a task of its own.
+#[derive(Debug)]
+pub(super) struct Port {
+    served: watch::Sender<ServedPort>,
+    task: JoinHandle<()>,
+}
+
+impl Port {
+    /// Serves a port from now on, as soon as it can be had and there is an endpoint.
+    pub(super) fn start(
+        family: Family,
+        number: PortNumber,
+        served: ServedPort,
+        room: Room,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let address = match family {
+            Family::V4 => (Ipv4Addr::LOCALHOST, number.get()).into(),
+            Family::V6 => (Ipv6Addr::LOCALHOST, number.get()).into(),
+        };
+        let backends = Backends::new(&served);
+        let service = served.owner.clone();
+        let (sender, receiver) = watch::channel(served);
+        let task = Task {
+            service,
+            family,
+            address,
+            room,
+            metrics,
+            backends: Arc::new(Mutex::new(backends)),
+            listener: None,
+            connections: JoinSet::new(),
+            is_told: false,
+            is_full: false,
+        };
+        Self { served: sender, task: tokio::spawn(task.run(receiver)) }
+    }
+
+    /// Whose port it is.
+    pub(super) fn owner(&self) -> ServicePortName {
+        self.served.borrow().owner.clone()
+    }
+
+    /// From now on, connections go to other endpoints. Those that there are stay.
+    pub(super) fn set(&self, served: ServedPort) {
+        self.served.send_replace(served);
+    }
+
+    /// Closes the port and resets all its connections.
+    pub(super) async fn end(self) {
+        drop(self.served);
+        // Only then is the port free for the next one.
+        self.task.await.ok();
+    }
+}
+
+#[derive(Debug)]
+struct Task {
+    service: ServicePortName,
+    family: Family,
+    address: SocketAddr,
+    room: Room,
+    metrics: Arc<Metrics>,
+    backends: Arc<Mutex<Backends>>,
+    /// There as long as there are endpoints, if the port can be had.
+    listener: Option<Listener>,
+    connections: JoinSet<()>,
+    /// Whether it was said that the port cannot be had.
+    is_told: bool,
+    /// Whether it was said that there was no place for the last connection.
+    is_full: bool,
+}
+
+impl Task {
+    /// Works until nobody has the port any more.
+    async fn run(mut self, mut served: watch::Receiver<ServedPort>) {
+        loop {
+            self.listen();
+            let is_taken = self.listener.is_none() && !lock(&self.backends).is_empty();
+            tokio::select! {
+                changed = served.changed() => match changed {
+                    Ok(()) => lock(&self.backends).set(&served.borrow_and_update()),
+                    Err(_) => return,
+                },
+                accepted = accept(self.listener.as_ref()) => match accepted {
+                    Ok(stream) => self.take(stream),
+                    Err(error) => {
+                        // Out of file descriptors, most likely: they do not come back by trying harder.
+                        debug!(service = %self.service, "a connection cannot be accepted: {error}");
+                        sleep(Duration::from_millis(100)).await;
+                    }
+                },
+                Some(_) = self.connections.join_next() => {}
+                () = sleep(RETRY), if is_taken => {}
+            }
+        }
+    }
+
+    /// Has the port open where there are endpoints, and closed where there are none, so that clients are refused.
+    fn listen(&mut self) {
+        let Self { service, address, family, .. } = self;
+        if lock(&self.backends).is_empty() {
+            if self.listener.take().is_some() {
+                info!(%service, %address, "no endpoint serves on localhost any more");
+            }
+            return;
+        }
+        if self.listener.is_some() {
+            return;
+        }
+        let listening = Listener::open(*address, *family, &self.metrics);
+        let was_told = replace(&mut self.is_told, listening.is_err());
+        match listening {
+            Ok(listener) => {
+                info!(%service, %address, "listening on localhost");
+                self.listener = Some(listener);
+            }
+            Err(error) if !was_told => error!(
+                %service,
+                "cannot listen on {address} for the NodePort, will try again every {RETRY:?}: {error}; end what uses it, or give the \
+                 Service another nodePort"
+            ),
+            Err(_) => {}
+        }
+    }
+
+    fn take(&mut self, client: TcpStream) {
+        let place = Arc::clone(&self.room.0).try_acquire_owned();
+        let was_full = replace(&mut self.is_full, place.is_err());
+        match place {
+            Ok(place) => {
+                let (service, backends) = (self.service.clone(), Arc::clone(&self.backends));
+                self.connections.spawn(async move {
+                    if let Err(error) = serve(client, &backends, place).await {
+                        debug!(%service, "a connection to localhost broke: {error}");
+                    }
+                });
+            }
+            Err(_) => {
+                // Dropped so, it is reset.
+                client.set_zero_linger().ok();
+                if !was_full {
+                    warn!(service = %self.service, "there are as many connections to NodePorts on localhost as can be: more are reset");
+                }
+            }
+        }
+    }
+}
+
+/// A port that is listened on, as it is counted.
+#[derive(Debug)]
+struct Listener {
+    socket: TcpListener,
+    family: Family,
+    metrics: Arc<Metrics>,
+}
+
+impl Listener {
+    fn open(address: SocketAddr, family: Family, metrics: &Arc<Metrics>) -> io::Result<Self> {
+        let socket = http::listen_exactly(address).inspect_err(|_| metrics.localhost_listener_failed(family))?;
+        metrics.localhost_listener_opened(family);
+        Ok(Self { socket, family, metrics: Arc::clone(metrics) })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.metrics.localhost_listener_closed(self.family);
+    }
+}
+
+/// The next connection; never, if nobody listens.
+async fn accept(listener: Option<&Listener>) -> io::Result<TcpStream> {
+    match listener {
+        Some(listener) => Ok(listener.socket.accept().await?.0),
+        None => std::future::pending().await,
+    }
+}
+
+async fn serve(client: TcpStream, backends: &Mutex<Backends>, place: OwnedSemaphorePermit) -> io::Result<()> {
+    prepare(&client)?;
+    let server = connect(backends).await?;
+    prepare(&server)?;
+    relay(client, server).await?;
+    drop(place);
+    Ok(())
+}
+
+/// A connection to an endpoint: the first that takes it.
+async fn connect(backends: &Mutex<Backends>) -> io::Result<TcpStream> {
+    let mut tried = Vec::new();
+    let mut outcome = Err(io::Error::other("no endpoint is left"));
+    while let Some(endpoint) = Some(()).filter(|()| tried.len() < ATTEMPTS).and_then(|()| next(backends, &tried)) {
+        outcome = timeout(CONNECT_TIMEOUT, TcpStream::connect(endpoint)).await.unwrap_or_else(|late| Err(late.into()));
+        match &outcome {
+            Ok(_) => break,
+            Err(error) => debug!(%endpoint, "an endpoint does not take a connection: {error}"),
+        }
+        tried.push(endpoint);
+    }
+    outcome
+}
+
+fn next(backends: &Mutex<Backends>, tried: &[SocketAddr]) -> Option<SocketAddr> {
+    lock(backends).next(tried, Instant::now())
+}
+
+fn lock(backends: &Mutex<Backends>) -> MutexGuard<'_, Backends> {
+    // Nothing is left half done where a panic could be.
+    backends.lock().unwrap_or_else(PoisonError::into_inner)
+}
