@@ -192,7 +192,7 @@ pub(crate) struct View<'a> {
 
 impl<'a> View<'a> {
     /// The endpoints that serve clients outside.
-    pub(crate) fn from_outside(&self) -> &'a [SocketAddr] {
+    pub(crate) fn serving_outside(&self) -> &'a [SocketAddr] {
         match self.treatment {
             Some(Treatment::Cluster | Treatment::Masqueraded) => self.cluster,
             Some(Treatment::Local | Treatment::ExternalLocal) => self.local,

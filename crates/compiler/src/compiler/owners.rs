@@ -39,7 +39,7 @@ impl Compiler {
     pub fn tcp_node_port(&self, port: PortNumber) -> Option<ServedPort> {
         let frontend = Frontend::NodePort { protocol: Protocol::Tcp, port };
         let (owner, view) = (self.claims.owner(frontend)?, self.view(frontend)?);
-        Some(ServedPort { owner: owner.clone(), endpoints: view.from_outside().to_vec(), affinity: view.affinity() })
+        Some(ServedPort { owner: owner.clone(), endpoints: view.serving_outside().to_vec(), affinity: view.affinity() })
     }
 
     /// What a frontend leads to, if anyone has it.

@@ -248,3 +248,56 @@ fn lock(backends: &Mutex<Backends>) -> MutexGuard<'_, Backends> {
     // Nothing is left half done where a panic could be.
     backends.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use model::{Protocol, ServiceName};
+    use testing::netns::Namespace;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn connections_for_which_there_is_no_room_are_reset() {
+        Namespace::new("node").unwrap().run(|| {
+            // Its threads belong to the namespace.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async { timeout(PATIENCE, room_for_one()).await.expect("nothing to wait for") });
+        });
+    }
+
+    async fn room_for_one() {
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let owner =
+            ServicePortName { service: ServiceName::new("ns", "web"), port: "".into(), protocol: Protocol::Tcp };
+        let served = ServedPort { owner, endpoints: vec![server.local_addr().unwrap()], affinity: None };
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = server.accept().await {
+                stream.write_all(b"!").await.unwrap();
+                tokio::spawn(async move { stream.read(&mut [0]).await });
+            }
+        });
+        let (number, metrics) = (PortNumber::new(30_001).unwrap(), Arc::new(Metrics::new().unwrap()));
+        let address = (Ipv4Addr::LOCALHOST, number.get());
+        let port = Port::start(Family::V4, number, served, Room::new(1), metrics);
+        let connect = async || {
+            let mut stream = TcpStream::connect(address).await?;
+            stream.read_exact(&mut [0]).await.map(|_| stream)
+        };
+        let first = loop {
+            match connect().await {
+                Ok(stream) => break stream,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        assert_eq!(connect().await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        drop(first);
+        while connect().await.is_err() {}
+        port.end().await;
+        assert_eq!(connect().await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    }
+}

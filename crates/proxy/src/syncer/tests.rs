@@ -3,6 +3,7 @@
 
 mod harness;
 mod health_checks;
+mod localhost;
 mod node;
 mod repairs;
 mod upkeep;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use compiler::{Compiler, FlowCheck, Mark, NodePorts, Offloads, Options};
+use config::NodePortAddresses;
 use model::{
     Endpoint, EndpointSlice, Family, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
     SlicePort,
@@ -22,6 +23,7 @@ use tokio::time::timeout;
 use super::super::*;
 use crate::commit::{Commit, Reply};
 use crate::flows::{CheckFlows, Next};
+use crate::localhost::{Exposed, Localhost};
 use crate::pacer::Pacer;
 use crate::service_health::{Answers, Questions};
 
@@ -277,6 +279,7 @@ pub(super) struct Harness {
     pub(super) checks: UnboundedReceiver<(Family, Vec<FlowCheck>)>,
     /// Who is told what load balancers may ask.
     pub(super) answers: Answers,
+    pub(super) localhost: Localhost,
     pub(super) telemetry: Telemetry,
     pub(super) syncer: JoinHandle<Result<()>>,
 }
@@ -309,9 +312,11 @@ impl Harness {
         let (edits, edited) = mpsc::channel(64);
         let anywhere = PerFamily { v4: NodePorts::Any, v6: NodePorts::Any };
         let (questions, answers) = Questions::new(telemetry.health.clone(), anywhere);
-        let syncer = Syncer::new(tables, telemetry.clone()).with_questions(questions);
+        let wanted = NodePortAddresses { primary: true, cidrs: NodePortAddresses::LOCALHOST.to_vec() };
+        let (exposed, localhost) = Exposed::new(&wanted, &Family::ALL, telemetry.metrics.clone());
+        let syncer = Syncer::new(tables, telemetry.clone()).with_questions(questions).with_exposed(exposed);
         let syncer = tokio::spawn(syncer.run(received, changed, edited));
-        Self { kernels, updates, node_ports: addresses, edits, commits, checks, answers, telemetry, syncer }
+        Self { kernels, updates, node_ports: addresses, edits, commits, checks, answers, localhost, telemetry, syncer }
     }
 
     /// One that has programmed `services`, and both first commits behind it.
