@@ -46,10 +46,10 @@ pub(super) async fn relay(client: TcpStream, server: TcpStream) -> io::Result<()
         let (mut up, mut down) = (pin!(pump(&client, &server)), pin!(pump(&server, &client)));
         // Who has said all is not read from any more, and has to be asked whether it is there.
         let ends = tokio::select! {
-            end = &mut up => [end?, or_broken(down, &client).await?],
-            end = &mut down => [end?, or_broken(up, &server).await?],
+            end = &mut up => (tell(&server, end?), or_broken(down, &client).await?),
+            end = &mut down => (tell(&client, end?), or_broken(up, &server).await?),
         };
-        if ends.iter().any(|end| matches!(end, End::Unheard)) {
+        if !matches!(ends, (End::Said, End::Said)) {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
     }
@@ -57,6 +57,14 @@ pub(super) async fn relay(client: TcpStream, server: TcpStream) -> io::Result<()
         setsockopt(stream, sockopt::Linger, &nix::libc::linger { l_onoff: 0, l_linger: 0 })?;
     }
     Ok(())
+}
+
+/// Tells one that the other has said all, if it has.
+fn tell(to: &TcpStream, end: End) -> End {
+    match end {
+        End::Said if shutdown(to.as_raw_fd(), Shutdown::Write).is_ok() => End::Said,
+        End::Said | End::Unheard => End::Unheard,
+    }
 }
 
 /// The other direction, unless the connection that it leads to breaks before.
@@ -77,8 +85,7 @@ async fn pump(from: &TcpStream, to: &TcpStream) -> io::Result<End> {
     loop {
         let mut held = from.async_io(Interest::READABLE, || fill(from, &entry)).await?;
         if held == 0 {
-            let told = shutdown(to.as_raw_fd(), Shutdown::Write);
-            return Ok(if told.is_ok() { End::Said } else { End::Unheard });
+            return Ok(End::Said);
         }
         while held > 0 {
             match to.async_io(Interest::WRITABLE, || empty(&exit, to, held)).await {
