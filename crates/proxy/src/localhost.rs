@@ -52,7 +52,8 @@ struct Known {
 type Served = BTreeMap<PortNumber, Option<ServedPort>>;
 
 impl Exposed {
-    /// The syncer's part, and the task, which is to be run; for those of these families that are wanted on localhost.
+    /// The syncer's part, and the task, which is to be run; for those of these families that are wanted on localhost. Where there is
+    /// one, the limit of open files is raised.
     pub(crate) fn new(wanted: &NodePortAddresses, families: &[Family], metrics: Arc<Metrics>) -> (Self, Localhost) {
         let (sender, news) = unbounded_channel();
         let mut exposed = Self { news: sender, families: PerFamily::default() };

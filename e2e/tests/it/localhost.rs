@@ -11,6 +11,7 @@ use std::time::Duration;
 use e2e::Expected::Refused;
 use e2e::{Destination, Expected, PATIENCE, Probe, Settings, Source, answers};
 use model::Family;
+use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::json;
 use testing::netns::{Cluster, Namespace};
@@ -45,8 +46,12 @@ fn apply(world: &mut World, service: &Service, port: Port, ends: &[End]) {
     world.apply(&[service, &v4, &v6]);
 }
 
+fn settings(node_port_addresses: &'static [&'static str]) -> Settings {
+    Settings { node_port_addresses, ..Settings::default() }
+}
+
 fn world(node_port_addresses: &'static [&'static str]) -> World {
-    World::new(&Settings { node_port_addresses, ..Settings::default() })
+    World::new(&settings(node_port_addresses))
 }
 
 fn opted_in(ends: &[End]) -> World {
@@ -164,6 +169,20 @@ fn connections_outlive_their_endpoint_but_not_the_service() {
         assert!(stream.echo("anyone?").is_err(), "all of them have ended");
     }
     wait_for(&mut world, "no Service", 1, &Refused);
+}
+
+#[test]
+fn the_end_of_the_proxy_is_the_end_of_its_connections_and_the_next_one_listens_anew() {
+    let mut world = opted_in(&ALL);
+    wait_for(&mut world, "all endpoints", 1, &everyone());
+    let mut streams = Family::ALL.map(|family| Stream::open(&world.cluster.node, None, localhost(family, 1)).unwrap());
+    world.proxy.stop(Signal::SIGTERM).unwrap();
+    for (family, stream) in Family::ALL.into_iter().zip(&mut streams) {
+        assert!(stream.echo("hello?").is_err());
+        assert_eq!(ask_tcp(&world.cluster.node, None, localhost(family, 1)), Err(Refusal::Refused));
+    }
+    world.proxy.run(&settings(OPTED_IN)).unwrap();
+    wait_for(&mut world, "all endpoints, once more", 1, &everyone());
 }
 
 /// As for clients outside, only endpoints on this node serve. So KEP-6032 has it, though the node itself is led elsewhere by the rules.

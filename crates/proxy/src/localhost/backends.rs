@@ -1,6 +1,6 @@
 //! Which endpoint a connection goes to.
 
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(super) struct Backends {
 impl Backends {
     pub(super) fn new(served: &ServedPort) -> Self {
         // The nodes of a cluster should not all begin with the same one.
-        let turn = RandomState::new().hash_one(served.owner.port.len()) as usize;
+        let turn = RandomState::new().build_hasher().finish() as usize;
         let mut new = Self { endpoints: Vec::new(), affinity: None, turn, last: None };
         new.set(served);
         new

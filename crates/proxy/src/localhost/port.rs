@@ -137,29 +137,33 @@ impl Task {
 
     /// Has the port open where there are endpoints, and closed where there are none, so that clients are refused.
     fn listen(&mut self) {
-        let Self { service, address, family, .. } = self;
+        let Self { service, address, .. } = self;
         if lock(&self.backends).is_empty() {
-            if self.listener.take().is_some() {
-                info!(%service, %address, "no endpoint serves on localhost any more");
-            }
+            self.listener = None;
             return;
         }
         if self.listener.is_some() {
             return;
         }
-        let listening = Listener::open(*address, *family, &self.metrics);
-        let was_told = replace(&mut self.is_told, listening.is_err());
-        match listening {
+        let was_told = self.is_told;
+        match Listener::open(*address, self.family, &self.metrics) {
             Ok(listener) => {
-                info!(%service, %address, "listening on localhost");
-                self.listener = Some(listener);
+                if was_told {
+                    info!(%service, %address, "the NodePort can be listened on now");
+                }
+                debug!(%service, %address, "listening");
+                (self.listener, self.is_told) = (Some(listener), false);
             }
-            Err(error) if !was_told => error!(
-                %service,
-                "cannot listen on {address} for the NodePort, will try again every {RETRY:?}: {error}; end what uses it, or give the \
-                 Service another nodePort"
-            ),
-            Err(_) => {}
+            Err(error) => {
+                if !was_told {
+                    error!(
+                        %service,
+                        "cannot listen on {address} for the NodePort, will try again every {RETRY:?}: {error}; end what uses it, \
+                         or give the Service another nodePort"
+                    );
+                }
+                self.is_told = true;
+            }
         }
     }
 
@@ -216,32 +220,26 @@ async fn accept(listener: Option<&Listener>) -> io::Result<TcpStream> {
     }
 }
 
-async fn serve(client: TcpStream, backends: &Mutex<Backends>, place: OwnedSemaphorePermit) -> io::Result<()> {
+/// One connection, which has its place until it ends.
+async fn serve(client: TcpStream, backends: &Mutex<Backends>, _place: OwnedSemaphorePermit) -> io::Result<()> {
     prepare(&client)?;
     let server = connect(backends).await?;
     prepare(&server)?;
-    relay(client, server).await?;
-    drop(place);
-    Ok(())
+    relay(client, server).await
 }
 
 /// A connection to an endpoint: the first that takes it.
 async fn connect(backends: &Mutex<Backends>) -> io::Result<TcpStream> {
-    let mut tried = Vec::new();
-    let mut outcome = Err(io::Error::other("no endpoint is left"));
-    while let Some(endpoint) = Some(()).filter(|()| tried.len() < ATTEMPTS).and_then(|()| next(backends, &tried)) {
+    let (mut tried, mut outcome) = (Vec::new(), Err(io::Error::other("there is no endpoint any more")));
+    while outcome.is_err() && tried.len() < ATTEMPTS {
+        let Some(endpoint) = lock(backends).next(&tried, Instant::now()) else { break };
         outcome = timeout(CONNECT_TIMEOUT, TcpStream::connect(endpoint)).await.unwrap_or_else(|late| Err(late.into()));
-        match &outcome {
-            Ok(_) => break,
-            Err(error) => debug!(%endpoint, "an endpoint does not take a connection: {error}"),
+        if let Err(error) = &outcome {
+            debug!(%endpoint, "an endpoint does not take a connection: {error}");
         }
         tried.push(endpoint);
     }
     outcome
-}
-
-fn next(backends: &Mutex<Backends>, tried: &[SocketAddr]) -> Option<SocketAddr> {
-    lock(backends).next(tried, Instant::now())
 }
 
 fn lock(backends: &Mutex<Backends>) -> MutexGuard<'_, Backends> {
