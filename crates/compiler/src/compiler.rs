@@ -13,8 +13,6 @@ use model::{Family, Protocol, ServiceName, State};
 use ruleset::{Comment, Element, Found, Name, Op, Set, Table, Transaction};
 
 use self::program::Port;
-
-pub use self::owners::ServedPort;
 use crate::adopt::Adopted;
 use crate::affinity::{Affinity, Choice};
 use crate::chains::Chains;
@@ -26,6 +24,8 @@ use crate::layout::Layout;
 use crate::on_demand::{OnDemand, Rewrite};
 use crate::sets::SetId;
 use crate::{Conflict, FlowCheck, Frontend, NodePorts, Options, name};
+
+pub use self::owners::ServedPort;
 
 /// The name of the tables, one of each family.
 pub fn table_name() -> Name {
