@@ -228,6 +228,28 @@ fn an_endpoint_that_does_not_answer_is_passed_over() {
     wait_for(&mut world, "the one that answers", 1, &answers(&["alive"], Source::Node));
 }
 
+/// One of two endpoints has left without a word: what is sent there is lost. Of two clients, one has to wait until that is certain.
+#[test]
+fn an_endpoint_that_is_silent_is_passed_over() {
+    let mut world = world(OPTED_IN);
+    let [v4, v6] = world.slices("web", &[HTTP], &ALL[..1]);
+    let (v4, v6) = (v4.endpoint("10.1.99.1"), v6.endpoint("fd00:10:1::99:1"));
+    world.apply(&[&everything("web", 1), &v4, &v6]);
+    world.proxy.wait("both listeners", |proxy| Ok(proxy.metric(LISTENERS)? == [1.0, 1.0])).unwrap();
+    thread::scope(|scope| {
+        for family in Family::ALL.into_iter().chain(Family::ALL) {
+            let node = &world.cluster.node;
+            scope.spawn(move || {
+                let stream = node.run(|| TcpStream::connect(localhost(family, 1))).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                let mut line = String::new();
+                BufReader::new(stream).read_line(&mut line).unwrap();
+                assert!(line.starts_with(NAMES[0]), "{family}: {line}");
+            });
+        }
+    });
+}
+
 /// Nor do the rules take what goes to the process that has the port, whether or not there are endpoints.
 #[test]
 fn a_port_that_another_process_has_costs_no_other_service_anything() {
