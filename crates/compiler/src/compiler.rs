@@ -25,6 +25,8 @@ use crate::on_demand::{OnDemand, Rewrite};
 use crate::sets::SetId;
 use crate::{Conflict, FlowCheck, Frontend, NodePorts, Offloads, Options, name};
 
+pub use self::owners::ServedPort;
+
 /// The name of the tables, one of each family.
 pub fn table_name() -> Name {
     name("kube-proxy")

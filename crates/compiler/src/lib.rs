@@ -23,7 +23,7 @@ mod sets;
 mod tracer;
 
 pub use claims::Conflict;
-pub use compiler::{Compiler, NoLocalEndpoints, table_family, table_name};
+pub use compiler::{Compiler, NoLocalEndpoints, ServedPort, table_family, table_name};
 pub use fastpath::{FastPath, FastPathCounts};
 pub use flows::FlowCheck;
 pub use frontend::Frontend;

@@ -190,7 +190,16 @@ pub(crate) struct View<'a> {
     pub(crate) sources: Option<&'a [IpNet]>,
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
+    /// The endpoints that serve clients outside.
+    pub(crate) fn serving_outside(&self) -> &'a [SocketAddr] {
+        match self.treatment {
+            Some(Treatment::Cluster | Treatment::Masqueraded) => self.cluster,
+            Some(Treatment::Local | Treatment::ExternalLocal) => self.local,
+            Some(Treatment::ExternalElsewhere | Treatment::Drop | Treatment::Reject) | None => &[],
+        }
+    }
+
     /// Where each verdict map leads it.
     pub(crate) fn targets(&self) -> [(Role, Option<Target>); 4] {
         [

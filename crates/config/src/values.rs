@@ -1,10 +1,10 @@
 //! Values of the configuration as types that cannot be wrong.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::{Family, PerFamily};
 
 /// A node name given by the operator: trimmed, in lower case and not empty.
@@ -113,28 +113,47 @@ impl FromStr for InterfaceName {
 )]
 pub struct ParseInterfaceNameError;
 
-/// Which of the node's addresses accept NodePort connections (contract §3.5).
+/// Which of the node's addresses accept NodePort connections (contract §3.5, and for `localhost` KEP-6032).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NodePortAddresses {
-    /// Every local address.
-    Any,
-    /// The node's primary address of each family.
-    Primary,
-    /// The local addresses within these prefixes, of which there is at least one.
-    Cidrs(Vec<IpNet>),
+pub struct NodePortAddresses {
+    /// Whether the node's primary address of each family does.
+    pub primary: bool,
+    /// Local addresses within these do.
+    pub cidrs: Vec<IpNet>,
 }
 
 impl NodePortAddresses {
+    /// What the keyword `localhost` stands for.
+    pub const LOCALHOST: [IpNet; 2] = [
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+    ];
+    /// What the keyword `all` stands for.
+    pub const ALL: [IpNet; 2] = [
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
+        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
+    ];
+
+    /// The node's primary address of each family: the default.
+    pub const PRIMARY: Self = Self { primary: true, cidrs: Vec::new() };
+
     /// The prefixes that hold for one family, given the node's primary address in it; `None` if every local address
     /// accepts. That is also so for a family that nothing was said about: no prefix, or no primary address.
     pub fn prefixes(&self, family: Family, primary: Option<IpAddr>) -> Option<Vec<IpNet>> {
-        let prefixes: Vec<_> = match self {
-            Self::Any => return None,
-            Self::Primary => primary.into_iter().map(IpNet::from).collect(),
-            Self::Cidrs(all) => all.iter().filter(|net| Family::of_prefix(net) == family).copied().collect(),
-        };
+        let primary = primary.filter(|_| self.primary).map(IpNet::from);
+        let prefixes: Vec<_> = primary.into_iter().chain(self.of(family)).collect();
         let any = prefixes.is_empty() || prefixes.iter().any(|net| net.prefix_len() == 0);
         (!any).then_some(prefixes)
+    }
+
+    /// Whether TCP NodePorts of this family answer on `127.0.0.1` or `::1`: only if a prefix of loopback addresses was written, for a
+    /// larger one that has them among others is no word for it.
+    pub fn has_localhost(&self, family: Family) -> bool {
+        self.of(family).any(|net| Self::LOCALHOST.iter().any(|loopback| loopback.contains(&net)))
+    }
+
+    fn of(&self, family: Family) -> impl Iterator<Item = IpNet> + '_ {
+        self.cidrs.iter().filter(move |net| Family::of_prefix(net) == family).copied()
     }
 }
 
@@ -185,15 +204,31 @@ mod tests {
     #[test]
     fn node_port_prefixes_fall_back_to_any_family_by_family() {
         let node = Some("192.0.2.10".parse().unwrap());
-        let mixed = NodePortAddresses::Cidrs(nets(&["192.0.2.0/24", "::/0"]));
-        let v4_only = NodePortAddresses::Cidrs(nets(&["192.0.2.0/24", "10.0.0.0/8"]));
-        assert_eq!(NodePortAddresses::Any.prefixes(Family::V4, node), None);
-        assert_eq!(NodePortAddresses::Primary.prefixes(Family::V4, node), Some(nets(&["192.0.2.10/32"])));
-        assert_eq!(NodePortAddresses::Primary.prefixes(Family::V6, None), None);
+        let cidrs = |list: &[&str]| NodePortAddresses { primary: false, cidrs: nets(list) };
+        let any = NodePortAddresses { primary: false, cidrs: NodePortAddresses::ALL.to_vec() };
+        let mixed = cidrs(&["192.0.2.0/24", "::/0"]);
+        let v4_only = cidrs(&["192.0.2.0/24", "10.0.0.0/8"]);
+        let both = NodePortAddresses { primary: true, ..v4_only.clone() };
+        assert_eq!(any.prefixes(Family::V4, node), None);
+        assert_eq!(NodePortAddresses::PRIMARY.prefixes(Family::V4, node), Some(nets(&["192.0.2.10/32"])));
+        assert_eq!(NodePortAddresses::PRIMARY.prefixes(Family::V6, None), None);
         assert_eq!(mixed.prefixes(Family::V4, node), Some(nets(&["192.0.2.0/24"])));
         assert_eq!(mixed.prefixes(Family::V6, None), None);
         assert_eq!(v4_only.prefixes(Family::V4, node), Some(nets(&["192.0.2.0/24", "10.0.0.0/8"])));
         assert_eq!(v4_only.prefixes(Family::V6, None), None);
+        assert_eq!(both.prefixes(Family::V4, node), Some(nets(&["192.0.2.10/32", "192.0.2.0/24", "10.0.0.0/8"])));
+    }
+
+    #[test]
+    fn localhost_has_to_be_named() {
+        let localhost = |list: &[&str]| {
+            let addresses = NodePortAddresses { primary: true, cidrs: nets(list) };
+            Family::ALL.map(|family| addresses.has_localhost(family))
+        };
+        assert_eq!(localhost(&[]), [false, false]);
+        assert_eq!(localhost(&["0.0.0.0/0", "::/0", "126.0.0.0/7", "::/127"]), [false, false]);
+        assert_eq!(localhost(&["0.0.0.0/0", "127.0.0.1/32"]), [true, false]);
+        assert_eq!(localhost(&["::1/128"]), [false, true]);
     }
 
     #[test]

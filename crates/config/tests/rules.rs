@@ -80,17 +80,20 @@ fn pods_are_told_in_four_ways() {
 }
 
 #[test]
-fn node_port_addresses_have_three_forms() {
-    let cidrs = |list: &[&str]| NodePortAddresses::Cidrs(list.iter().map(|net| net.parse().unwrap()).collect());
-    let cases = [
-        ("[]", NodePortAddresses::Primary),
-        ("[primary]", NodePortAddresses::Primary),
-        ("[192.0.2.0/24]", cidrs(&["192.0.2.0/24"])),
-        ("[192.0.2.0/24, '::/0']", cidrs(&["192.0.2.0/24", "::/0"])),
-        ("[0.0.0.0/0, '::/0']", NodePortAddresses::Any),
-        ("[0.0.0.0/0]", NodePortAddresses::Any),
+fn node_port_addresses_are_keywords_and_prefixes() {
+    let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect();
+    let cases: [(&str, bool, &[&str]); 8] = [
+        ("[]", true, &[]),
+        ("[primary]", true, &[]),
+        ("[192.0.2.0/24]", false, &["192.0.2.0/24"]),
+        ("[192.0.2.0/24, '::/0']", false, &["192.0.2.0/24", "::/0"]),
+        ("[all]", false, &["0.0.0.0/0", "::/0"]),
+        ("[localhost]", false, &["127.0.0.0/8", "::1/128"]),
+        ("[primary, localhost]", true, &["127.0.0.0/8", "::1/128"]),
+        ("[10.0.0.0/8, primary]", true, &["10.0.0.0/8"]),
     ];
-    for (list, expected) in cases {
+    for (list, primary, cidrs) in cases {
+        let expected = NodePortAddresses { primary, cidrs: nets(cidrs) };
         assert_eq!(config(&format!("nodePortAddresses: {list}")).node_port_addresses, expected, "{list}");
     }
 }
@@ -203,10 +206,6 @@ fn each_rule_reports_path_value_and_what_is_wanted() {
             "MetricsBindAddress: \"127.0.0.1:65536\": must be a valid port".to_owned(),
         ),
         ("nodePortAddresses: [10.0.0.1]", "NodePortAddresses[0]: \"10.0.0.1\": must be a valid CIDR".to_owned()),
-        (
-            "nodePortAddresses: [10.0.0.0/8, primary]",
-            "NodePortAddresses[1]: \"primary\": can't use both 'primary' and CIDRs".to_owned(),
-        ),
         ("detectLocalMode: BridgeInterface", format!("{detect}.InterfaceName: \"\": must not be empty")),
         (
             "detectLocalMode: BridgeInterface\ndetectLocal: {interfaceNamePrefix: veth}",

@@ -15,6 +15,7 @@ mod flows;
 mod http;
 mod initialize;
 mod live;
+mod localhost;
 mod node;
 mod pacer;
 mod pods;

@@ -21,6 +21,7 @@ use crate::events::{Event, Events};
 use crate::flags::Flags;
 use crate::http::{Pages, Server, health_routes, metrics_routes};
 use crate::live::Live;
+use crate::localhost::Exposed;
 use crate::node::{self, Follower, NodeAddresses, NodeFacts, PortAddresses};
 use crate::pacer::Pacer;
 use crate::pods;
@@ -143,11 +144,13 @@ async fn proxy(
     let (node_ports, changed) = mpsc::channel(1);
     let (new_addresses, addresses) = watch::channel(addresses);
     let (questions, answers) = Questions::new(telemetry.health.clone(), events, ports.all().clone());
+    let (exposed, localhost) = Exposed::new(&config.node_port_addresses, &families, telemetry.metrics.clone());
     let follower = Follower::start(config, &facts, telemetry.health.clone(), &updates, new_addresses).await;
     let following = follower.run(status, updates.clone());
     // As tasks of their own they go on while this process ends, so that no commit has to be waited for.
     let external_ips = config.features.allow_service_external_ips();
-    let syncer = Syncer::new(tables, telemetry).with_questions(questions).with_external_ips(external_ips);
+    let syncer =
+        Syncer::new(tables, telemetry).with_questions(questions).with_exposed(exposed).with_external_ips(external_ips);
     let syncer = tokio::spawn(syncer.run(Inputs { updates: received, node_ports: changed, edits: edited, live }));
     let (feed, ports) = (tokio::spawn(feed.run(updates, reporter)), tokio::spawn(ports.follow(addresses, node_ports)));
     tokio::try_join!(
@@ -155,6 +158,7 @@ async fn proxy(
         async { syncer.await? },
         async { Ok(ports.await?) },
         answers.run(),
+        localhost.run(),
         following
     )?;
     Ok(())

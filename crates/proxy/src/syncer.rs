@@ -17,6 +17,7 @@ use tracing::{error, info};
 
 use crate::commit::Outcome;
 use crate::live::Live;
+use crate::localhost::Exposed;
 use crate::service_health::Questions;
 use crate::table::Table;
 
@@ -37,6 +38,8 @@ pub(crate) struct Syncer {
     questions: Option<Questions>,
     /// Whether Services are served by their external IPs.
     external_ips: bool,
+    /// What is served on localhost, if anything is.
+    exposed: Option<Exposed>,
 }
 
 /// What the syncer is told.
@@ -70,6 +73,7 @@ impl Syncer {
             complete: false,
             questions: None,
             external_ips: true,
+            exposed: None,
         }
     }
 
@@ -83,6 +87,12 @@ impl Syncer {
     #[must_use]
     pub(crate) fn with_external_ips(self, external_ips: bool) -> Self {
         Self { external_ips, ..self }
+    }
+
+    /// Has NodePorts served on localhost.
+    #[must_use]
+    pub(crate) fn with_exposed(self, exposed: Exposed) -> Self {
+        Self { exposed: Some(exposed), ..self }
     }
 
     /// Works until there are no more updates to come.
@@ -199,15 +209,21 @@ impl Syncer {
         self.tables.iter_mut().for_each(|table| table.request(&changes, now));
     }
 
-    /// Has load balancers told what tables say once they have been written.
+    /// Has load balancers, and who serves localhost, told what tables say once they have been written.
     fn pass_on_syncs(&mut self) {
-        let Some(questions) = &mut self.questions else { return };
         for table in &mut self.tables {
             if let Some(compiled) = table.take_compiled() {
-                questions.compiled(table, &self.state, compiled);
+                if let Some(exposed) = &mut self.exposed {
+                    exposed.compiled(table, &self.state, &compiled);
+                }
+                if let Some(questions) = &mut self.questions {
+                    questions.compiled(table, &self.state, compiled);
+                }
             }
             if table.take_synced() {
-                questions.synced(table.family());
+                let family = table.family();
+                self.exposed.iter_mut().for_each(|exposed| exposed.synced(family));
+                self.questions.iter_mut().for_each(|questions| questions.synced(family));
             }
         }
     }

@@ -9,8 +9,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use compiler::{Compiler, FastPath, NodePorts};
-use model::{Changes, Family, ServiceName, State};
+use compiler::{Compiler, FastPath, NodePorts, ServedPort};
+use model::{Changes, Family, PortNumber, ServiceName, State};
 use netlink::ForeignEdit;
 use ruleset::{Found, Name, Op, ReadError, Transaction};
 use telemetry::{Moment, SyncKind};
@@ -257,6 +257,11 @@ impl Table {
     /// Whether a Service is left out, because the kernel refused it.
     pub(crate) fn leaves_out(&self, service: &ServiceName) -> bool {
         self.asides.is_out(service)
+    }
+
+    /// Who has a TCP NodePort, and what serves it, by what was compiled last.
+    pub(crate) fn tcp_node_port(&self, port: PortNumber) -> Option<ServedPort> {
+        self.compiler.tcp_node_port(port)
     }
 
     /// Whether a sync has succeeded since the last call.

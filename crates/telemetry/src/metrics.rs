@@ -2,6 +2,7 @@
 
 mod fastpath;
 mod kubernetes;
+mod localhost;
 mod process;
 mod register;
 mod requests;
@@ -14,6 +15,7 @@ use prometheus::{GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, In
 
 use self::fastpath::FastPath;
 use self::kubernetes::Kubernetes;
+use self::localhost::Localhost;
 use self::register::Register;
 use self::requests::Requests;
 
@@ -34,6 +36,7 @@ pub struct Metrics {
     fast_path: FastPath,
     requests: Requests,
     kubernetes: Kubernetes,
+    localhost: Localhost,
     healthz: IntCounterVec,
     livez: IntCounterVec,
     object_problems: IntCounterVec,
@@ -107,6 +110,7 @@ impl Metrics {
             fast_path: FastPath::new(&register)?,
             requests: Requests::new(&register)?,
             kubernetes: Kubernetes::new(&register)?,
+            localhost: Localhost::new(&register)?,
             healthz: register.counters(
                 "kubeproxy_proxy_healthz_total",
                 "[ALPHA] Answers of /healthz by HTTP status code",

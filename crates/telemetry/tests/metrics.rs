@@ -25,6 +25,11 @@ fn exercised() -> Metrics {
     metrics.connections_not_reconciled(Family::V6);
     metrics.foreign_edit(Family::V6);
     metrics.services_set_aside(Family::V6, 1);
+    metrics.localhost_wanted(Family::V4);
+    metrics.localhost_listener_opened(Family::V4);
+    metrics.localhost_listener_opened(Family::V4);
+    metrics.localhost_listener_closed(Family::V4);
+    metrics.localhost_listener_failed(Family::V6);
     metrics.object_problem("Service");
     metrics.watch_failed("endpointslices");
     metrics.healthz_answered(503);
@@ -115,6 +120,9 @@ fn events_are_counted_where_they_belong() {
         "kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family=\"IPv4\"} 2",
         "kubeproxy_conntrack_reconciler_sync_duration_seconds_sum{ip_family=\"IPv4\"} 0.006",
         "kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family=\"IPv4\"} 3",
+        "kubeproxy_nftables_localhost_nodeport_listeners{ip_family=\"IPv4\"} 1",
+        "kubeproxy_nftables_localhost_nodeport_listener_creation_failures_total{ip_family=\"IPv4\"} 0",
+        "kubeproxy_nftables_localhost_nodeport_listener_creation_failures_total{ip_family=\"IPv6\"} 1",
         "slipstream_conntrack_reconciler_failures_total{ip_family=\"IPv6\"} 1",
         "slipstream_kernel_commit_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.0005\"} 1",
         "slipstream_transaction_operations_total{ip_family=\"IPv4\"} 12",

@@ -12,6 +12,7 @@ mod dropped;
 mod frontends;
 mod health_checks;
 mod local_traffic;
+mod localhost;
 mod masquerade;
 mod monitor;
 mod node_ports;

@@ -1,8 +1,9 @@
 //! What belongs to whom.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 
-use model::ServiceName;
+use model::{PortNumber, Protocol, ServiceName, ServicePortName};
 use ruleset::{Set, Words};
 
 use super::{Compiler, Port};
@@ -12,6 +13,17 @@ use crate::edit::Edit;
 use crate::frontend::Scope;
 use crate::port::View;
 
+/// A port of a Service, as it is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServedPort {
+    /// Its name.
+    pub owner: ServicePortName,
+    /// Where connections may go; nowhere if there are none, and then they are to be refused.
+    pub endpoints: Vec<SocketAddr>,
+    /// For how many seconds after its last connection a client is sent to the same endpoint again.
+    pub affinity: Option<NonZeroU32>,
+}
+
 impl Compiler {
     /// The Service that an element of a set belongs to, by its key; `None` if it is not known to belong to one.
     pub fn owner(&self, set: &Set, key: &Words) -> Option<ServiceName> {
@@ -20,6 +32,14 @@ impl Compiler {
         let frontend = scope.and_then(|scope| Frontend::parse(scope, self.options.family, key));
         let owner = frontend.and_then(|frontend| self.claims.owner(frontend));
         owner.map(|port| port.service.clone()).or_else(|| self.owner_of_address(key))
+    }
+
+    /// Who has a TCP NodePort, and what serves it to a client on this node that does not come by the rules; `None` if no Service has
+    /// it. With external policy `Local`, that is what is on this node, and nothing else (KEP-6032).
+    pub fn tcp_node_port(&self, port: PortNumber) -> Option<ServedPort> {
+        let frontend = Frontend::NodePort { protocol: Protocol::Tcp, port };
+        let (owner, view) = (self.claims.owner(frontend)?, self.view(frontend)?);
+        Some(ServedPort { owner: owner.clone(), endpoints: view.serving_outside().to_vec(), affinity: view.affinity() })
     }
 
     /// What a frontend leads to, if anyone has it.

@@ -51,26 +51,22 @@ impl Check {
 
     pub(super) fn node_port_addresses(&mut self, written: &KubeProxyConfiguration) -> NodePortAddresses {
         let entries = written.node_port_addresses.as_deref().unwrap_or_default();
-        let mut cidrs = Vec::new();
+        if entries.is_empty() {
+            return NodePortAddresses::PRIMARY;
+        }
+        let mut addresses = NodePortAddresses { primary: false, cidrs: Vec::new() };
         for (i, entry) in entries.iter().enumerate() {
-            let path = format!("NodePortAddresses[{i}]");
-            if entry == "primary" {
-                if entries.len() > 1 {
-                    self.invalid(&path, quoted(entry), "can't use both 'primary' and CIDRs");
+            match (entry.as_str(), parse_prefix(entry)) {
+                ("primary", _) => addresses.primary = true,
+                ("localhost", _) => addresses.cidrs.extend(NodePortAddresses::LOCALHOST),
+                ("all", _) => addresses.cidrs.extend(NodePortAddresses::ALL),
+                (_, Ok(net)) => addresses.cidrs.push(net),
+                (_, Err(_)) => {
+                    self.invalid(&format!("NodePortAddresses[{i}]"), quoted(entry), "must be a valid CIDR");
                 }
-                return NodePortAddresses::Primary;
-            }
-            match parse_prefix(entry) {
-                Ok(net) => cidrs.push(net),
-                Err(_) => self.invalid(&path, quoted(entry), "must be a valid CIDR"),
             }
         }
-        if cidrs.is_empty() {
-            return NodePortAddresses::Primary;
-        }
-        let addresses = NodePortAddresses::Cidrs(cidrs);
-        let any = Family::ALL.iter().all(|family| addresses.prefixes(*family, None).is_none());
-        if any { NodePortAddresses::Any } else { addresses }
+        addresses
     }
 
     pub(super) fn local_traffic(&mut self, written: &KubeProxyConfiguration) -> LocalTraffic {

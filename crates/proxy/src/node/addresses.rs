@@ -34,7 +34,7 @@ impl NodeAddresses {
     }
 
     /// The addresses of one family that take NodePort traffic, given those of the interfaces (contract §3.5). Never loopback
-    /// addresses, for which nftables cannot do what is needed.
+    /// addresses, for which nftables cannot do what is needed: see [`crate::localhost`].
     pub(crate) fn node_ports(&self, family: Family, wanted: &NodePortAddresses, local: &[IpAddr]) -> NodePorts {
         let Some(prefixes) = wanted.prefixes(family, *self.main.get(family)) else {
             return NodePorts::Any;
@@ -97,6 +97,10 @@ mod tests {
         NodePorts::Only(ips(list).into_iter().collect())
     }
 
+    fn cidrs(list: &[&str]) -> NodePortAddresses {
+        NodePortAddresses { primary: false, cidrs: list.iter().map(|net| net.parse().unwrap()).collect() }
+    }
+
     #[test]
     fn a_bind_address_wins_over_the_node_object() {
         let listed = ips(&["192.0.2.10", "2001:db8::10"]);
@@ -115,14 +119,22 @@ mod tests {
     fn node_ports_answer_on_the_interfaces_addresses_within_the_prefixes() {
         let local = ips(&["127.0.0.1", "::1", "192.0.2.10", "192.0.2.11", "198.51.100.1", "2001:db8::10"]);
         let addresses = NodeAddresses::new(&ips(&["192.0.2.10"]), &Config::default());
-        let primary = NodePortAddresses::Primary;
+        let primary = NodePortAddresses::PRIMARY;
         assert_eq!(addresses.node_ports(Family::V4, &primary, &local), only(&["192.0.2.10"]));
         assert_eq!(addresses.node_ports(Family::V6, &primary, &local), NodePorts::Any, "no address, no limit");
 
-        let cidrs = NodePortAddresses::Cidrs(["192.0.2.0/24", "127.0.0.0/8"].map(|net| net.parse().unwrap()).to_vec());
+        let cidrs = cidrs(&["192.0.2.0/24", "127.0.0.0/8"]);
         assert_eq!(addresses.node_ports(Family::V4, &cidrs, &local), only(&["192.0.2.10", "192.0.2.11"]));
         assert_eq!(addresses.node_ports(Family::V4, &cidrs, &[]), only(&[]));
-        assert_eq!(addresses.node_ports(Family::V4, &NodePortAddresses::Any, &local), NodePorts::Any);
+        let any = NodePortAddresses { primary: true, cidrs: NodePortAddresses::ALL.to_vec() };
+        assert_eq!(addresses.node_ports(Family::V4, &any, &local), NodePorts::Any);
+
+        let localhost = |primary| NodePortAddresses { primary, cidrs: NodePortAddresses::LOCALHOST.to_vec() };
+        for family in Family::ALL {
+            let nowhere_else = addresses.node_ports(family, &localhost(false), &local);
+            assert_eq!(nowhere_else, only(&[]), "the rules do not take what goes to localhost");
+        }
+        assert_eq!(addresses.node_ports(Family::V4, &localhost(true), &local), only(&["192.0.2.10"]));
     }
 
     /// As in kube-proxy, what names one family only says nothing about the other, and a prefix of every address is no limit.
@@ -130,10 +142,8 @@ mod tests {
     fn prefixes_limit_the_families_that_they_are_of() {
         let local = ips(&["192.0.2.10", "198.51.100.1", "2001:db8::10", "2001:db8:1::10", "::1"]);
         let addresses = NodeAddresses::new(&local[..1], &Config::default());
-        let limits = |prefixes: &[&str]| {
-            let cidrs = NodePortAddresses::Cidrs(prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect());
-            Family::ALL.map(|family| addresses.node_ports(family, &cidrs, &local))
-        };
+        let limits =
+            |prefixes: &[&str]| Family::ALL.map(|family| addresses.node_ports(family, &cidrs(prefixes), &local));
         let v4 = || only(&["192.0.2.10"]);
         assert_eq!(limits(&["192.0.2.0/24"]), [v4(), NodePorts::Any]);
         assert_eq!(limits(&["2001:db8::/48"]), [NodePorts::Any, only(&["2001:db8::10"])]);

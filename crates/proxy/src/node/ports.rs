@@ -106,10 +106,13 @@ impl PortAddresses {
     /// Says what one may not expect of the configuration.
     fn explain(&self, local: &[IpAddr]) {
         for family in &self.families {
-            let main = *self.node.main.get(*family);
+            let (main, has_localhost) = (*self.node.main.get(*family), self.wanted.has_localhost(*family));
             match self.get(*family) {
-                NodePorts::Any if self.wanted == NodePortAddresses::Primary && main.is_none() => {
+                NodePorts::Any if self.wanted == NodePortAddresses::PRIMARY && main.is_none() => {
                     info!(%family, "NodePorts answer on all addresses of the node: it has no primary one of this family");
+                }
+                NodePorts::Only(addresses) if addresses.is_empty() && has_localhost => {
+                    info!(%family, "TCP NodePorts answer on localhost, and NodePorts nowhere else");
                 }
                 NodePorts::Only(addresses) if addresses.is_empty() => warn!(
                     %family,
@@ -119,11 +122,8 @@ impl PortAddresses {
             }
             let prefixes = self.wanted.prefixes(*family, main).unwrap_or_default();
             let within = |address: &&IpAddr| prefixes.iter().any(|prefix| prefix.contains(*address));
-            for address in local.iter().filter(within).filter(|address| address.is_loopback()) {
-                warn!(
-                    %address,
-                    "NodePorts on loopback addresses do not work in nftables mode: take it out of nodePortAddresses"
-                );
+            for address in local.iter().filter(within).filter(|address| address.is_loopback() && !has_localhost) {
+                warn!(%address, "NodePorts do not answer on loopback addresses unless nodePortAddresses has localhost");
             }
         }
     }
@@ -185,7 +185,8 @@ mod tests {
 
     #[test]
     fn prefixes_take_in_whatever_address_comes() {
-        let wanted = NodePortAddresses::Cidrs(["192.0.2.0/24", "127.0.0.0/8"].map(|net| net.parse().unwrap()).to_vec());
+        let cidrs = ["192.0.2.0/24", "127.0.0.0/8"].map(|net| net.parse().unwrap()).to_vec();
+        let wanted = NodePortAddresses { primary: false, cidrs };
         follow(
             &wanted,
             "198.51.100.1",
@@ -201,13 +202,14 @@ mod tests {
     #[test]
     fn the_primary_address_may_come_late() {
         let steps = [("address add 192.0.2.7/32 dev lo", only(&["192.0.2.7"]))];
-        follow(&NodePortAddresses::Primary, "192.0.2.7", &steps);
+        follow(&NodePortAddresses::PRIMARY, "192.0.2.7", &steps);
     }
 
     #[tokio::test]
     async fn where_all_addresses_count_there_is_nothing_to_follow() {
+        let any = NodePortAddresses { primary: false, cidrs: NodePortAddresses::ALL.to_vec() };
         let node = NodeAddresses::new(&[], &Config::default());
-        let ports = PortAddresses::new(&NodePortAddresses::Any, node, &Family::ALL, &[]);
+        let ports = PortAddresses::new(&any, node, &Family::ALL, &[]);
         let ((_addresses, addresses), (sender, _changed)) = (watch::channel(node), mpsc::channel(1));
         timeout(PATIENCE, ports.follow(addresses, sender)).await.expect("it ends at once");
     }
@@ -217,7 +219,7 @@ mod tests {
         let ips = |list: &[&str]| list.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
         let local = ips(&["192.0.2.10", "192.0.2.11"]);
         let node = |list: &[&str]| NodeAddresses::new(&ips(list), &Config::default());
-        let mut ports = PortAddresses::new(&NodePortAddresses::Primary, node(&["192.0.2.10"]), &Family::ALL, &local);
+        let mut ports = PortAddresses::new(&NodePortAddresses::PRIMARY, node(&["192.0.2.10"]), &Family::ALL, &local);
         assert_eq!(ports.refresh(&local), []);
         ports.node = node(&["192.0.2.11"]);
         assert_eq!(ports.refresh(&local), [(Family::V4, only(&["192.0.2.11"]))]);

@@ -4,6 +4,7 @@
 mod harness;
 mod health_checks;
 mod live;
+mod localhost;
 mod node;
 mod repairs;
 mod upkeep;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use ::config::Config;
 use compiler::{Compiler, FlowCheck, Mark, NodePorts, Offloads, Options};
+use config::{Config, NodePortAddresses};
 use model::{
     Endpoint, EndpointSlice, Family, Kind, PerFamily, PortNumber, Protocol, Service, ServiceName, ServicePort,
     SlicePort,
@@ -24,6 +24,7 @@ use super::super::*;
 use crate::commit::{Commit, Reply};
 use crate::events::Events;
 use crate::flows::{CheckFlows, Next};
+use crate::localhost::{Exposed, Localhost};
 use crate::pacer::Pacer;
 use crate::service_health::{Answers, Questions};
 
@@ -280,6 +281,7 @@ pub(super) struct Harness {
     pub(super) checks: UnboundedReceiver<(Family, Vec<FlowCheck>)>,
     /// Who is told what load balancers may ask.
     pub(super) answers: Answers,
+    pub(super) localhost: Localhost,
     pub(super) telemetry: Telemetry,
     pub(super) syncer: JoinHandle<Result<()>>,
 }
@@ -312,11 +314,25 @@ impl Harness {
         let (edits, edited) = mpsc::channel(64);
         let anywhere = PerFamily { v4: NodePorts::Any, v6: NodePorts::Any };
         let (questions, answers) = Questions::new(telemetry.health.clone(), Events::nowhere(), anywhere);
-        let syncer = Syncer::new(tables, telemetry.clone()).with_questions(questions);
+        let wanted = NodePortAddresses { primary: true, cidrs: NodePortAddresses::LOCALHOST.to_vec() };
+        let (exposed, localhost) = Exposed::new(&wanted, &Family::ALL, telemetry.metrics.clone());
+        let syncer = Syncer::new(tables, telemetry.clone()).with_questions(questions).with_exposed(exposed);
         let (live, settings) = watch::channel(Live::of(&Config::default()));
         let inputs = Inputs { updates: received, node_ports: changed, edits: edited, live: settings };
         let syncer = tokio::spawn(syncer.run(inputs));
-        Self { kernels, updates, node_ports: addresses, edits, live, commits, checks, answers, telemetry, syncer }
+        Self {
+            kernels,
+            updates,
+            node_ports: addresses,
+            edits,
+            live,
+            commits,
+            checks,
+            answers,
+            localhost,
+            telemetry,
+            syncer,
+        }
     }
 
     /// One that has programmed `services`, and both first commits behind it.
