@@ -39,6 +39,7 @@ use Does::{Nothing, Sets, Wins};
 fn flags() -> Vec<(&'static str, Does)> {
     vec![
         ("--bind-address=192.0.2.7", Sets("/bindAddress", json!("192.0.2.7"))),
+        ("--bind-address=", Nothing),
         ("--bind-address-hard-fail", Sets("/bindAddressHardFail", json!(true))),
         ("--boot-id-file=/x", Nothing),
         ("--cluster-cidr=10.0.0.0/8,fd00::/8", Sets("/clusterCIDR", json!("10.0.0.0/8,fd00::/8"))),
@@ -87,6 +88,7 @@ fn flags() -> Vec<(&'static str, Does)> {
         ("--machine-id-file=/x,/y", Nothing),
         ("--masquerade-all", Sets("/nftables/masqueradeAll", json!(true))),
         ("--metrics-bind-address=0.0.0.0", Sets("/metricsBindAddress", json!("0.0.0.0:10249"))),
+        ("--metrics-bind-address=", Nothing),
         ("--metrics-port=1", Nothing),
         ("--nodeport-addresses=10.0.0.0/8,fd00::/8", Sets("/nodePortAddresses", json!(["10.0.0.0/8", "fd00::/8"]))),
         ("--nodeport-addresses=", Nothing),
