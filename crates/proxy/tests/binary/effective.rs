@@ -145,6 +145,22 @@ fn each_flag_has_its_effect_and_no_other() {
 }
 
 #[test]
+fn each_field_says_what_its_flag_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = minimal(directory.path());
+    let in_file = effective(&[&config]);
+    // In a file, nothing is as good as not set.
+    let only_by_flag = ["--healthz-port=0", "--iptables-min-sync-period=0s"];
+    for (_, does) in flags().into_iter().filter(|(flag, _)| !only_by_flag.contains(flag)) {
+        if let Sets(pointer, value) | Wins(pointer, value) = &does {
+            let written = with(in_file.clone(), pointer, value);
+            fs::write(directory.path().join("config.conf"), written.to_string()).unwrap();
+            assert_eq!(effective(&[&config]), written, "{pointer}");
+        }
+    }
+}
+
+#[test]
 fn each_flag_is_in_the_table() {
     let output = run(&["--v=1", "--write-config-to=/dev/null"]);
     let listed: Vec<_> = log(&output)
