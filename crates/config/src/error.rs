@@ -18,7 +18,10 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// It is no YAML or JSON, or a value has the wrong type.
-    #[error("failed to decode: {}:{line}:{column}: {message}: correct it, the file must be one {KIND} as YAML or JSON", file.display())]
+    #[error(
+        "failed to decode: {}:{line}:{column}: {message}: correct it, the file must be one {KIND} as YAML or JSON",
+        file.display()
+    )]
     Malformed {
         /// The file.
         file: PathBuf,
@@ -31,8 +34,8 @@ pub enum ConfigError {
     },
     /// It is another kind of object.
     #[error(
-        "failed to decode: {} is not a kube-proxy configuration: it has apiVersion {api_version:?} and kind {kind:?}, and must have \
-         apiVersion: {API_VERSION} and kind: {KIND}",
+        "failed to decode: {} is not a kube-proxy configuration: it has apiVersion {api_version:?} and kind {kind:?}, and \
+         must have apiVersion: {API_VERSION} and kind: {KIND}",
         file.display()
     )]
     WrongKind {

@@ -135,7 +135,8 @@ impl Flags {
         let mut command = command::command();
         let matches = command.try_get_matches_from_mut(command_line.into_iter().map(command::with_dashes))?;
         let mut flags = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
-        if !flags.arguments.is_empty() {
+        // Templates may leave empty ones.
+        if flags.arguments.iter().any(|argument| !argument.is_empty()) {
             let message = format!("\"kube-proxy\" does not take any arguments, got {:?}\n", flags.arguments);
             return Err(clap::Error::raw(ErrorKind::UnknownArgument, message));
         }

@@ -82,34 +82,27 @@ fn value(arg: &Arg, matches: &ArgMatches) -> String {
 /// What to print, or what is wrong with it.
 pub(super) fn answer_version(asked: &str) -> Result<(), clap::Error> {
     let ours = format!("{KUBERNETES_VERSION}+slipstream.{}", env!("CARGO_PKG_VERSION"));
-    let answer = match asked {
-        "raw" => {
-            let (major, minor) = KUBERNETES_VERSION.trim_start_matches('v').split_once('.').unwrap_or_default();
-            let minor = minor.split('.').next().unwrap_or_default();
-            format!(
-                "version.Info{{Major:{major:?}, Minor:{minor:?}, GitVersion:{ours:?}, Platform:\"linux/{}\"}}\n",
-                std::env::consts::ARCH
-            )
+    let answer = |text: String| Err(clap::Error::raw(ErrorKind::DisplayVersion, text + "\n"));
+    match (asked, boolean(asked)) {
+        (_, Ok(false)) => Ok(()),
+        (_, Ok(true)) => answer(format!("Kubernetes {ours}")),
+        ("raw", _) => {
+            let (major, rest) = KUBERNETES_VERSION.trim_start_matches('v').split_once('.').unwrap_or_default();
+            let minor = rest.split('.').next().unwrap_or_default();
+            let platform = format!("linux/{}", std::env::consts::ARCH);
+            answer(format!(
+                "version.Info{{Major:{major:?}, Minor:{minor:?}, GitVersion:{ours:?}, Platform:{platform:?}}}"
+            ))
         }
-        version if version.starts_with('v') => {
-            return match version.split(['-', '+']).next() {
-                Some(KUBERNETES_VERSION) => Ok(()),
-                _ => Err(usage(format!(
-                    "invalid argument {version:?} for --version: must be {KUBERNETES_VERSION}, with or without more after a + or -"
-                ))),
-            };
+        (version, _) if version.split(['-', '+']).next() == Some(KUBERNETES_VERSION) => Ok(()),
+        (other, _) => {
+            let message = format!(
+                "invalid argument {other:?} for --version: must be true, false, raw, or {KUBERNETES_VERSION}, with or without \
+                 more after a + or -\n"
+            );
+            Err(clap::Error::raw(ErrorKind::ValueValidation, message))
         }
-        other => match boolean(other) {
-            Ok(true) => format!("Kubernetes {ours}\n"),
-            Ok(false) => return Ok(()),
-            Err(error) => return Err(usage(format!("invalid argument {other:?} for --version: {error}"))),
-        },
-    };
-    Err(clap::Error::raw(ErrorKind::DisplayVersion, answer))
-}
-
-fn usage(message: String) -> clap::Error {
-    clap::Error::raw(ErrorKind::ValueValidation, message + "\n")
+    }
 }
 
 /// What Go takes for a boolean.

@@ -38,7 +38,8 @@ fn the_version_is_one_that_tools_can_read() {
 
 #[test]
 fn flags_are_read_as_kube_proxy_reads_them() {
-    let works: [&[&str]; 8] = [
+    let works: [&[&str]; 9] = [
+        &[""],
         &["--proxy_mode=nftables", "--hostname_override", "a_b"],
         &["--profiling=T", "--masquerade-all=0"],
         &["--oom-score-adj", "-999"],

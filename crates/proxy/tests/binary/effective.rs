@@ -39,6 +39,7 @@ use Does::{Nothing, Sets, Wins};
 fn flags() -> Vec<(&'static str, Does)> {
     vec![
         ("--bind-address=192.0.2.7", Sets("/bindAddress", json!("192.0.2.7"))),
+        ("--bind-address=", Nothing),
         ("--bind-address-hard-fail", Sets("/bindAddressHardFail", json!(true))),
         ("--boot-id-file=/x", Nothing),
         ("--cluster-cidr=10.0.0.0/8,fd00::/8", Sets("/clusterCIDR", json!("10.0.0.0/8,fd00::/8"))),
@@ -87,6 +88,7 @@ fn flags() -> Vec<(&'static str, Does)> {
         ("--machine-id-file=/x,/y", Nothing),
         ("--masquerade-all", Sets("/nftables/masqueradeAll", json!(true))),
         ("--metrics-bind-address=0.0.0.0", Sets("/metricsBindAddress", json!("0.0.0.0:10249"))),
+        ("--metrics-bind-address=", Nothing),
         ("--metrics-port=1", Nothing),
         ("--nodeport-addresses=10.0.0.0/8,fd00::/8", Sets("/nodePortAddresses", json!(["10.0.0.0/8", "fd00::/8"]))),
         ("--nodeport-addresses=", Nothing),
@@ -139,6 +141,22 @@ fn each_flag_has_its_effect_and_no_other() {
         };
         assert_eq!(effective(&[flag]), without_config, "{flag}");
         assert_eq!(effective(&[&config, flag]), with_config, "{flag} with --config");
+    }
+}
+
+#[test]
+fn each_field_says_what_its_flag_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = minimal(directory.path());
+    let in_file = effective(&[&config]);
+    // In a file, nothing is as good as not set.
+    let only_by_flag = ["--healthz-port=0", "--iptables-min-sync-period=0s"];
+    for (_, does) in flags().into_iter().filter(|(flag, _)| !only_by_flag.contains(flag)) {
+        if let Sets(pointer, value) | Wins(pointer, value) = &does {
+            let written = with(in_file.clone(), pointer, value);
+            fs::write(directory.path().join("config.conf"), written.to_string()).unwrap();
+            assert_eq!(effective(&[&config]), written, "{pointer}");
+        }
     }
 }
 
