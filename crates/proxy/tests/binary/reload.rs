@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use testing::netns::Namespace;
 use testing::objects::{service, slice};
 
-use crate::process::{HEALTH_PORT, Proxy, write};
+use crate::process::{HEALTH_PORT, METRICS_PORT, Proxy, write};
 
 /// A node with a manifest directory and a configuration.
 struct Node {
@@ -100,6 +100,8 @@ fn the_swap_of_a_config_map_is_noticed() {
     proxy.wait_for_log(IN_FORCE);
     generation("..2026_03", "nftables: {syncPeriod: 2m}");
     proxy.wait("the next one", || proxy.log().matches(IN_FORCE).count() == 2);
+    let shown = || proxy.get(METRICS_PORT, "/configz").unwrap().1;
+    proxy.wait("it to be shown", || shown().contains(r#""syncPeriod":"2m0s""#));
 }
 
 #[test]
