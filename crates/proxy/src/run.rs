@@ -174,6 +174,7 @@ fn tables(
     monitor: &Monitor,
 ) -> Result<Vec<Table>> {
     let node_cidrs = facts.node.as_ref().map_or(&[][..], |node| &node.pod_cidrs);
+    node::warn_of_doubts(config, addresses.primary, families, node_cidrs);
     let pods = pods::detection(&config.local_traffic, node_cidrs, addresses.primary, families)?;
     let mark = Mark::from_bit(config.masquerade.bit.number()).context("masqueradeBit is above 31")?;
     let flows = flows::start(telemetry.metrics.clone())?;

@@ -4,6 +4,7 @@ mod addresses;
 mod follow;
 mod monitor;
 mod ports;
+mod sanity;
 mod startup;
 
 use std::fs;
@@ -17,6 +18,7 @@ use tracing::info;
 pub(crate) use self::addresses::{NodeAddresses, guess_addresses, interface_addresses};
 pub(crate) use self::follow::Follower;
 pub(crate) use self::ports::PortAddresses;
+pub(crate) use self::sanity::warn_of_doubts;
 pub(crate) use self::startup::{NodeFacts, wait};
 
 /// The node's name: the override, or the machine's host name, trimmed and in lower case (contract §3.1).
