@@ -27,7 +27,7 @@ use crate::service_health::Questions;
 use crate::source::Source;
 use crate::syncer::{Inputs, Syncer, Telemetry};
 use crate::table::Table;
-use crate::{fastpath, flows, reload};
+use crate::{cleanup, fastpath, flows, initialize, reload};
 
 /// How many messages of updates may wait to be taken in. The sources wait when it is reached.
 const UPDATES: usize = 4096;
@@ -42,7 +42,7 @@ const EDITS: usize = 64;
 pub async fn run(flags: &Flags, config: &Config) -> Result<()> {
     info!(version = env!("CARGO_PKG_VERSION"), "Version info");
     // At the start, before anything is waited for: without it, nothing else is of use.
-    NfTables::open()?;
+    initialize::prepare(config)?;
     let name = node::name(config)?;
     let source = Source::new(flags, config).await?;
     let telemetry = Telemetry {
@@ -124,7 +124,7 @@ async fn proxy(
     let follower = Follower::start(config, &facts, telemetry.health.clone(), &updates, new_addresses).await;
     let following = follower.run(status, updates.clone());
     // As tasks of their own they go on while this process ends, so that no commit has to be waited for.
-    let syncer = Syncer::new(tables, telemetry).with_questions(questions);
+    let syncer = Syncer::new(tables, telemetry).with_questions(questions).once_synced(cleanup::remove_leftovers);
     let syncer = tokio::spawn(syncer.run(Inputs { updates: received, node_ports: changed, edits: edited, live }));
     let (feed, ports) = (tokio::spawn(feed.run(updates, reporter)), tokio::spawn(ports.follow(addresses, node_ports)));
     tokio::try_join!(

@@ -1,5 +1,6 @@
 //! The owner of what is known of the cluster.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -35,6 +36,8 @@ pub(crate) struct Syncer {
     complete: bool,
     /// What load balancers may ask, if they can.
     questions: Option<Questions>,
+    /// What is to be done when every table has been written once, and the families whose have not been.
+    first: Option<(fn(), BTreeSet<Family>)>,
 }
 
 /// What the syncer is told.
@@ -61,13 +64,21 @@ pub(crate) struct Telemetry {
 impl Syncer {
     /// One that knows nothing of the cluster yet.
     pub(crate) fn new(tables: Vec<Table>, telemetry: Telemetry) -> Self {
-        Self { state: State::new(SystemTime::now()), tables, telemetry, complete: false, questions: None }
+        let state = State::new(SystemTime::now());
+        Self { state, tables, telemetry, complete: false, questions: None, first: None }
     }
 
     /// Has load balancers told where Services have endpoints on this node.
     #[must_use]
     pub(crate) fn with_questions(self, questions: Questions) -> Self {
         Self { questions: Some(questions), ..self }
+    }
+
+    /// Has this done when every table has been written for the first time.
+    #[must_use]
+    pub(crate) fn once_synced(self, act: fn()) -> Self {
+        let families = self.tables.iter().map(Table::family).collect();
+        Self { first: Some((act, families)), ..self }
     }
 
     /// Works until there are no more updates to come.
@@ -178,16 +189,24 @@ impl Syncer {
         self.tables.iter_mut().for_each(|table| table.request(&changes, now));
     }
 
-    /// Has load balancers told what tables say once they have been written.
+    /// Has load balancers told what tables say once they have been written, and does what waits for the first time.
     fn pass_on_syncs(&mut self) {
-        let Some(questions) = &mut self.questions else { return };
         for table in &mut self.tables {
-            if let Some(compiled) = table.take_compiled() {
-                questions.compiled(table, &self.state, compiled);
+            let (compiled, is_synced) = (table.take_compiled(), table.take_synced());
+            if let Some(questions) = &mut self.questions {
+                if let Some(compiled) = compiled {
+                    questions.compiled(table, &self.state, compiled);
+                }
+                if is_synced {
+                    questions.synced(table.family());
+                }
             }
-            if table.take_synced() {
-                questions.synced(table.family());
+            if is_synced && let Some((_, unwritten)) = &mut self.first {
+                unwritten.remove(&table.family());
             }
+        }
+        if let Some((act, _)) = self.first.take_if(|(_, unwritten)| unwritten.is_empty()) {
+            act();
         }
     }
 }

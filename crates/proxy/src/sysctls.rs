@@ -1,0 +1,160 @@
+//! The kernel's settings of connection tracking (contract §3.6).
+//!
+//! Each is read first and written only where it differs. Where that is not possible, it is told what to do, and the proxy goes on: a
+//! node with another limit on connections is better than one without Services.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use config::Conntrack;
+use netlink::Conntrack as Kernel;
+use nix::unistd::{SysconfVar, sysconf};
+use tracing::{debug, info, warn};
+
+/// The most entries that are asked for because there are many CPUs.
+const MOST_ENTRIES: u64 = 1 << 20;
+
+/// How many entries there may be for each hash.
+const ENTRIES_PER_HASH: u64 = 4;
+
+/// A file of the kernel's and what is to be in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Setting {
+    /// Its path, without the slash at the beginning.
+    file: &'static str,
+    /// The field of the configuration that asks for it, and the value of that field which does not.
+    field: &'static str,
+    off: &'static str,
+    value: u64,
+    /// Which other values will do.
+    other: Other,
+}
+
+/// Which values will do in place of the wanted one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Other {
+    None,
+    /// Larger ones, where the wanted one cannot be had.
+    LargerIfRefused,
+    /// Larger ones.
+    Larger,
+}
+
+/// How the kernel came by a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It will do, and was there.
+    Kept,
+    Written,
+    /// It will not do.
+    Refused,
+}
+
+/// Sets what differs from the configuration.
+pub(crate) fn apply(conntrack: &Conntrack) {
+    // Where conntrack is a module, this loads it, and with it come the settings. If it cannot be used, they tell.
+    drop(Kernel::open());
+    apply_in(Path::new("/"), conntrack, cpus());
+}
+
+/// How many CPUs the machine has, whatever of them this process may use.
+fn cpus() -> u64 {
+    let online = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
+    online.and_then(|number| u64::try_from(number).ok()).unwrap_or(1)
+}
+
+fn apply_in(root: &Path, conntrack: &Conntrack, cpus: u64) {
+    let refused = max(conntrack, cpus).is_some_and(|setting| {
+        info!(maxvalue = setting.value, "Setting nf_conntrack_max");
+        set(root, &setting) == Outcome::Refused
+    });
+    // More hashes are of no use without the entries.
+    let hashes = max(conntrack, cpus).filter(|_| !refused).map(|max| hashes(max.value));
+    for setting in hashes.into_iter().chain(timeouts(conntrack)) {
+        set(root, &setting);
+    }
+}
+
+/// How many connections there may be; `None` leaves it to the kernel.
+fn max(conntrack: &Conntrack, cpus: u64) -> Option<Setting> {
+    let scaled = u64::from(conntrack.max_per_core?.get()) * cpus;
+    // The minimum may be more than the most that is asked for because of CPUs.
+    let value = if scaled > MOST_ENTRIES { MOST_ENTRIES } else { scaled.max(conntrack.min.into()) };
+    let file = "proc/sys/net/netfilter/nf_conntrack_max";
+    Some(Setting { file, field: "conntrack.maxPerCore", off: "0", value, other: Other::LargerIfRefused })
+}
+
+/// How many hashes so many entries need.
+const fn hashes(entries: u64) -> Setting {
+    let file = "sys/module/nf_conntrack/parameters/hashsize";
+    let value = entries / ENTRIES_PER_HASH;
+    Setting { file, field: "conntrack.maxPerCore", off: "0", value, other: Other::Larger }
+}
+
+/// All other settings.
+fn timeouts(conntrack: &Conntrack) -> Vec<Setting> {
+    let setting = |file, field, off, value| Setting { file, field, off, value, other: Other::None };
+    let timeouts = [
+        (
+            "proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established",
+            "conntrack.tcpEstablishedTimeout",
+            conntrack.tcp_established_timeout,
+        ),
+        (
+            "proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait",
+            "conntrack.tcpCloseWaitTimeout",
+            conntrack.tcp_close_wait_timeout,
+        ),
+        ("proc/sys/net/netfilter/nf_conntrack_udp_timeout", "conntrack.udpTimeout", conntrack.udp_timeout),
+        (
+            "proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream",
+            "conntrack.udpStreamTimeout",
+            conntrack.udp_stream_timeout,
+        ),
+    ];
+    let seconds = timeouts.into_iter().filter_map(|(file, field, timeout)| {
+        let value = timeout?.as_secs();
+        (value > 0).then(|| setting(file, field, "0s", value))
+    });
+    let liberal = conntrack
+        .tcp_be_liberal
+        .then(|| setting("proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal", "conntrack.tcpBeLiberal", "false", 1));
+    seconds.chain(liberal).collect()
+}
+
+fn set(root: &Path, setting: &Setting) -> Outcome {
+    let Setting { file, field, off, value, other } = *setting;
+    let path = root.join(file);
+    let found = read(&path);
+    if found.is_some_and(|found| found == value || other == Other::Larger && found > value) {
+        return Outcome::Kept;
+    }
+    match write(&path, value) {
+        Ok(()) => {
+            info!(entry = file, value, "Set sysctl");
+            Outcome::Written
+        }
+        Err(error) if other == Other::LargerIfRefused && found.is_some_and(|found| found > value) => {
+            debug!(entry = file, found, value, "cannot be set, and is more than enough: {error}");
+            Outcome::Kept
+        }
+        Err(error) => {
+            let found = found.map_or_else(|| "unknown".to_owned(), |found| found.to_string());
+            warn!(
+                "/{file} is {found}, cannot be set to {value} as {field} asks ({error}), and stays: set it on the node, have an init \
+                 container that is privileged run kube-proxy with --init-only, or set {field} to {off}"
+            );
+            Outcome::Refused
+        }
+    }
+}
+
+fn read(path: &PathBuf) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Only into a file that is there.
+fn write(path: &PathBuf, value: u64) -> io::Result<()> {
+    File::options().write(true).open(path)?.write_all(value.to_string().as_bytes())
+}
