@@ -67,10 +67,15 @@ impl Ipvs {
     /// The kernel did not tell.
     pub fn servers(&mut self) -> io::Result<Vec<VirtualServer>> {
         let mut servers = Vec::new();
-        self.ask(IPVS_CMD_GET_SERVICE, libc::NLM_F_DUMP, |_| {}, |message| {
-            servers.extend(server(message)?);
-            Ok(())
-        })?;
+        self.ask(
+            IPVS_CMD_GET_SERVICE,
+            libc::NLM_F_DUMP,
+            |_| {},
+            |message| {
+                servers.extend(server(message)?);
+                Ok(())
+            },
+        )?;
         Ok(servers)
     }
 
@@ -136,7 +141,9 @@ fn server(message: Message<'_>) -> Result<Option<VirtualServer>, Malformed> {
         for attribute in attributes(service) {
             match attribute? {
                 (IPVS_SVC_ATTR_AF, value) => family = u16_at(value, 0).map(i32::from),
-                (IPVS_SVC_ATTR_PROTOCOL, value) => protocol = u16_at(value, 0).and_then(|number| number.try_into().ok()),
+                (IPVS_SVC_ATTR_PROTOCOL, value) => {
+                    protocol = u16_at(value, 0).and_then(|number| number.try_into().ok())
+                }
                 (IPVS_SVC_ATTR_ADDR, value) => address = Some(value),
                 (IPVS_SVC_ATTR_PORT, value) => port = Some(value.try_into().map_err(|_| Malformed)?),
                 _ => {}

@@ -27,9 +27,8 @@ impl NfTables {
     /// The kernel did not tell.
     pub fn chains(&mut self, family: Family, table: &Name) -> Result<Vec<Name>, ReadError> {
         let request = request(libc::NFT_MSG_GETCHAIN, libc::NLM_F_DUMP, protocol_family(family) as u8, |_| {});
-        self.reader().survey(&request, |message| {
-            Ok(decode::chain(message, table)?.and_then(|Declared { name, .. }| name))
-        })
+        self.reader()
+            .survey(&request, |message| Ok(decode::chain(message, table)?.and_then(|Declared { name, .. }| name)))
     }
 
     /// The rules of a table that lead to other chains by themselves, and not by a map.

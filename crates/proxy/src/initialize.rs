@@ -11,8 +11,7 @@ use ruleset::{Kernel as _, Name, Op, Table, Transaction};
 use tracing::{info, warn};
 
 use crate::flags::Flags;
-use crate::node::{self, NodeAddresses};
-use crate::{fastpath, sysctls};
+use crate::{fastpath, node, sysctls};
 
 /// The oldest kernel that is tried, as kube-proxy has it (contract §3.8).
 const OLDEST_KERNEL: (u32, u32) = (5, 13);
@@ -28,7 +27,8 @@ const SKIP_VERSION_CHECK: &str = "KUBE_PROXY_NFTABLES_SKIP_KERNEL_VERSION_CHECK"
 /// This kernel will not do, or the node has no name.
 pub async fn initialize(_flags: &Flags, config: &Config) -> Result<()> {
     let name = node::name(config)?;
-    let families = node::families(NodeAddresses::new(&[], config).primary, Path::new("/proc"))?;
+    let primary = Some(config.bind_address).filter(|address| !address.is_unspecified()).map_or(Family::V4, Family::of);
+    let families = node::families(primary, Path::new("/proc"))?;
     let mut kernel = prepare(config)?;
     for family in families {
         probe(&mut kernel, family).with_context(|| format!("this kernel's nf_tables cannot be used for {family}"))?;

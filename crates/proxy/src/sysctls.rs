@@ -158,3 +158,93 @@ fn read(path: &PathBuf) -> Option<u64> {
 fn write(path: &PathBuf, value: u64) -> io::Result<()> {
     File::options().write(true).open(path)?.write_all(value.to_string().as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+    use std::time::Duration;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const MAX: &str = "proc/sys/net/netfilter/nf_conntrack_max";
+    const HASHES: &str = "sys/module/nf_conntrack/parameters/hashsize";
+    const ESTABLISHED: &str = "proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
+
+    /// A kernel's files with these values, and no others.
+    fn kernel(values: &[(&str, &str)]) -> TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (file, value) in values {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, value).unwrap();
+        }
+        root
+    }
+
+    fn nothing() -> Conntrack {
+        let kernels = None;
+        Conntrack {
+            max_per_core: None,
+            tcp_established_timeout: kernels,
+            tcp_close_wait_timeout: kernels,
+            ..Conntrack::default()
+        }
+    }
+
+    #[test]
+    fn there_are_as_many_entries_as_the_cpus_ask_for_within_limits() {
+        for (per_core, min, cpus, value) in [
+            (32_768, 131_072, 2, Some(131_072)),
+            (32_768, 131_072, 8, Some(262_144)),
+            (32_768, 131_072, 64, Some(1_048_576)),
+            (32_768, 2_000_000, 2, Some(2_000_000)),
+            (32_768, 2_000_000, 64, Some(1_048_576)),
+            (0, 131_072, 8, None),
+        ] {
+            let conntrack = Conntrack { max_per_core: NonZeroU32::new(per_core), min, ..Conntrack::default() };
+            assert_eq!(max(&conntrack, cpus).map(|setting| setting.value), value, "{per_core} {min} {cpus}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_asked_for_is_set() {
+        assert_eq!(timeouts(&nothing()), []);
+        let seconds = |seconds: u64| Some(Duration::from_millis(seconds * 1000 + 999));
+        let conntrack = Conntrack {
+            tcp_established_timeout: seconds(1),
+            tcp_close_wait_timeout: seconds(2),
+            udp_timeout: seconds(3),
+            udp_stream_timeout: seconds(0),
+            tcp_be_liberal: true,
+            ..nothing()
+        };
+        let set: Vec<_> =
+            timeouts(&conntrack).iter().map(|s| (s.file.rsplit_once("nf_conntrack_").unwrap().1, s.value)).collect();
+        assert_eq!(
+            set,
+            [("tcp_timeout_established", 1), ("tcp_timeout_close_wait", 2), ("udp_timeout", 3), ("tcp_be_liberal", 1)],
+            "in whole seconds, of which there is at least one"
+        );
+    }
+
+    #[test]
+    fn what_differs_is_written_and_hashes_only_if_there_are_too_few() {
+        for (hashes, after) in [("1024\n", "32768"), ("65536\n", "65536\n")] {
+            let root = kernel(&[(MAX, "4096\n"), (HASHES, hashes), (ESTABLISHED, "86400\n")]);
+            let conntrack =
+                Conntrack { max_per_core: NonZeroU32::new(1), tcp_close_wait_timeout: None, ..Conntrack::default() };
+            apply_in(root.path(), &conntrack, 1);
+            let read = |file| fs::read_to_string(root.path().join(file)).unwrap();
+            assert_eq!([MAX, HASHES, ESTABLISHED].map(read), ["131072", after, "86400\n"], "with {hashes} hashes");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_made() {
+        let root = kernel(&[]);
+        apply_in(root.path(), &Conntrack::default(), 1);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+}

@@ -1,10 +1,12 @@
-//! The program as a whole, in a network namespace of its own. These tests need root, `ip`, `nft` and `setpriv`.
+//! The program as a whole, in a network namespace of its own. These tests need root, `ip`, `nft`, `iptables`, `ipset` and `setpriv`.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
 
 mod api;
+mod cleanup;
 mod directory;
 mod events;
+mod initialize;
 mod node;
 mod process;
 mod refusals;
