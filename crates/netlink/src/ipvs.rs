@@ -142,7 +142,7 @@ fn server(message: Message<'_>) -> Result<Option<VirtualServer>, Malformed> {
             match attribute? {
                 (IPVS_SVC_ATTR_AF, value) => family = u16_at(value, 0).map(i32::from),
                 (IPVS_SVC_ATTR_PROTOCOL, value) => {
-                    protocol = u16_at(value, 0).and_then(|number| number.try_into().ok())
+                    protocol = u16_at(value, 0).and_then(|number| number.try_into().ok());
                 }
                 (IPVS_SVC_ATTR_ADDR, value) => address = Some(value),
                 (IPVS_SVC_ATTR_PORT, value) => port = Some(value.try_into().map_err(|_| Malformed)?),
@@ -156,4 +156,33 @@ fn server(message: Message<'_>) -> Result<Option<VirtualServer>, Malformed> {
     let address = if family == Some(libc::AF_INET6) { v6() } else { v4() };
     let address = address.ok_or(Malformed)?;
     Ok(Some(VirtualServer { address, protocol, port: u16::from_be_bytes(port) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::messages;
+
+    fn read(message: &[u8]) -> Option<VirtualServer> {
+        messages(message).next()?.ok().and_then(|message| server(message).ok()?)
+    }
+
+    #[test]
+    fn servers_are_read_as_they_are_written_and_truncated_ones_are_none() {
+        for address in ["10.96.0.1", "fd00::1"] {
+            let written = VirtualServer { address: address.parse().unwrap(), protocol: 132, port: 30080 };
+            let message = compose(0, 0, [0; 4], |a| a.nest(IPVS_CMD_ATTR_SERVICE, |service| written.put(service)));
+            assert_eq!(read(&message), Some(written));
+            for length in 1..message.len() {
+                let mut shorter = message[..length].to_vec();
+                if let Some(first) = shorter.first_chunk_mut() {
+                    *first = (length as u32).to_ne_bytes();
+                }
+                assert!(
+                    read(&shorter).is_none_or(|found| length + 3 > message.len() && found == written),
+                    "{length} bytes"
+                );
+            }
+        }
+    }
 }

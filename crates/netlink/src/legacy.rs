@@ -92,10 +92,42 @@ fn chains_of(entries: &[u8], family: Family) -> Vec<String> {
         let is_head = target.get(2..).is_some_and(|name| name.starts_with(CHAIN_HEAD));
         if let (true, Some(name)) = (is_head, target.get(TARGET..)) {
             let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
-            chains.push(String::from_utf8_lossy(&name[..end]).into_owned());
+            // The end of the table looks like the head of a chain of this name.
+            if &name[..end] != b"ERROR" {
+                chains.push(String::from_utf8_lossy(&name[..end]).into_owned());
+            }
         }
         // Of no length is what makes no sense.
         rest = rest.get(usize::from(next).max(target_offset)..).unwrap_or_default();
     }
     chains
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A chain's head, as `struct ipt_entry` and its target.
+    fn head(name: &str) -> Vec<u8> {
+        let mut entry = vec![0; 112 + TARGET + 32];
+        entry[88..92].copy_from_slice(&[112u16.to_ne_bytes(), 176u16.to_ne_bytes()].concat());
+        entry[114..120].copy_from_slice(CHAIN_HEAD);
+        entry[144..144 + name.len()].copy_from_slice(name.as_bytes());
+        entry
+    }
+
+    #[test]
+    fn whatever_the_kernel_says_there_is_an_end_to_it() {
+        let whole = [head("one"), head("two")].concat();
+        assert_eq!(chains_of(&whole, Family::Ip), ["one", "two"]);
+        for length in 0..whole.len() {
+            assert!(chains_of(&whole[..length], Family::Ip).len() <= 1);
+            for value in [0, 1, 127, 255] {
+                let mut changed = whole.clone();
+                changed[length] = value;
+                assert!(chains_of(&changed, Family::Ip).len() <= 2);
+                assert!(chains_of(&changed, Family::Ip6).len() <= 2);
+            }
+        }
+    }
 }
