@@ -21,6 +21,8 @@ const INFO: usize = NAME + 13 * 4;
 const INFO_SIZE: usize = INFO - 4;
 /// `struct ipt_get_entries`: the name, the number of bytes, and the entries, which are aligned to eight.
 const ENTRIES: usize = NAME + 8;
+/// How often a table is asked for that others change meanwhile.
+const TRIES: u32 = 10;
 /// The name of the target of what stands before a chain's first rule; the chain's name follows it.
 const CHAIN_HEAD: &[u8] = b"ERROR\0";
 /// `struct xt_entry_target`.
@@ -53,19 +55,22 @@ fn entries(family: Family, table: &str) -> io::Result<Vec<u8>> {
         Family::Ip6 => (AddressFamily::Inet6, libc::IPPROTO_IPV6),
     };
     let socket = socket(addresses, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let mut name = [0; NAME];
+    let length = table.len().min(NAME - 1);
+    name[..length].copy_from_slice(&table.as_bytes()[..length]);
+    let mut tries = 1..=TRIES;
     loop {
-        let mut info = vec![0; INFO];
-        let length = table.len().min(NAME - 1);
-        info[..length].copy_from_slice(&table.as_bytes()[..length]);
-        let mut answer = info[..NAME].to_vec();
+        let mut info = [0; INFO];
+        info[..NAME].copy_from_slice(&name);
         ask(&socket, level, GET_INFO, &mut info)?;
         let size = u32_at(&info, INFO_SIZE).unwrap_or_default();
-        answer.extend_from_slice(&size.to_ne_bytes());
-        answer.resize(ENTRIES + size as usize, 0);
+        let mut answer = vec![0; ENTRIES + size as usize];
+        answer[..NAME].copy_from_slice(&name);
+        answer[NAME..NAME + 4].copy_from_slice(&size.to_ne_bytes());
         match ask(&socket, level, GET_ENTRIES, &mut answer) {
             Ok(()) => return Ok(answer.split_off(ENTRIES)),
-            // It was changed meanwhile.
-            Err(Errno::EAGAIN) => {}
+            // It has another size by now.
+            Err(Errno::EAGAIN) if tries.next().is_some() => {}
             Err(errno) => return Err(errno.into()),
         }
     }

@@ -57,13 +57,14 @@ fn remove_from(kernel: &mut NfTables, family: Family, table: &str) -> Result<()>
         return Ok(());
     }
     let jumps = kernel.jumps(family, &table)?;
-    let rules: Vec<_> = jumps.into_iter().filter(|jump| leads_into(jump, &chains)).collect();
-    info!(%family, %table, chains = chains.len(), rules = rules.len(), "removing what kube-proxy's iptables or ipvs mode left");
-    let rules = rules.into_iter().map(|Jump { chain, handle, .. }| Op::DeleteRule { chain, handle });
+    let rules: Vec<_> = jumps.iter().filter(|jump| leads_into(jump, &chains)).collect();
+    let deletions = rules.iter().map(|rule| Op::DeleteRule { chain: rule.chain.clone(), handle: rule.handle });
     // All are emptied first, because they lead to each other.
     let flushes = chains.iter().cloned().map(Op::FlushChain);
-    let ops = rules.chain(flushes).chain(chains.iter().cloned().map(Op::DeleteChain)).collect();
-    kernel.commit(&Transaction { ops, ..Transaction::new(family, table) })?;
+    let ops = deletions.chain(flushes).chain(chains.iter().cloned().map(Op::DeleteChain)).collect();
+    kernel.commit(&Transaction { ops, ..Transaction::new(family, table.clone()) })?;
+    let (chains, rules) = (chains.len(), rules.len());
+    info!(%family, %table, chains, rules, "removed what kube-proxy's iptables or ipvs mode left");
     Ok(())
 }
 
