@@ -66,11 +66,8 @@ fn check_version(version: Option<(u32, u32, u32)>) -> Result<()> {
 
 /// Commits a table that is deleted again in the same transaction, so that nobody ever sees it.
 fn probe(kernel: &mut NfTables, family: Family) -> Result<()> {
-    let family = match family {
-        Family::V4 => ruleset::Family::Ip,
-        Family::V6 => ruleset::Family::Ip6,
-    };
     let ops = vec![Op::AddTable(Table { comment: None }), Op::DeleteTable];
+    let family = compiler::table_family(family);
     kernel.commit(&Transaction { ops, ..Transaction::new(family, Name::new("kube-proxy-probe")?) })?;
     Ok(())
 }

@@ -37,7 +37,7 @@ pub(crate) struct Syncer {
     /// What load balancers may ask, if they can.
     questions: Option<Questions>,
     /// What is to be done when every table has been written once, and the families whose have not been.
-    first: Option<(fn(), BTreeSet<Family>)>,
+    first: Option<(Box<dyn FnOnce() + Send>, BTreeSet<Family>)>,
 }
 
 /// What the syncer is told.
@@ -76,9 +76,9 @@ impl Syncer {
 
     /// Has this done when every table has been written for the first time.
     #[must_use]
-    pub(crate) fn once_synced(self, act: fn()) -> Self {
+    pub(crate) fn once_synced(self, act: impl FnOnce() + Send + 'static) -> Self {
         let families = self.tables.iter().map(Table::family).collect();
-        Self { first: Some((act, families)), ..self }
+        Self { first: Some((Box::new(act), families)), ..self }
     }
 
     /// Works until there are no more updates to come.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -278,6 +279,8 @@ pub(super) struct Harness {
     pub(super) commits: UnboundedReceiver<Committed>,
     /// Flow checks that were handed over.
     pub(super) checks: UnboundedReceiver<(Family, Vec<FlowCheck>)>,
+    /// How often what is to be done after the first sync was.
+    pub(super) firsts: Arc<AtomicUsize>,
     /// Who is told what load balancers may ask.
     pub(super) answers: Answers,
     pub(super) telemetry: Telemetry,
@@ -312,11 +315,26 @@ impl Harness {
         let (edits, edited) = mpsc::channel(64);
         let anywhere = PerFamily { v4: NodePorts::Any, v6: NodePorts::Any };
         let (questions, answers) = Questions::new(telemetry.health.clone(), Events::nowhere(), anywhere);
+        let firsts = Arc::<AtomicUsize>::default();
+        let first = Arc::clone(&firsts);
         let syncer = Syncer::new(tables, telemetry.clone()).with_questions(questions);
+        let syncer = syncer.once_synced(move || drop(first.fetch_add(1, Ordering::Relaxed)));
         let (live, settings) = watch::channel(Live::of(&Config::default()));
         let inputs = Inputs { updates: received, node_ports: changed, edits: edited, live: settings };
         let syncer = tokio::spawn(syncer.run(inputs));
-        Self { kernels, updates, node_ports: addresses, edits, live, commits, checks, answers, telemetry, syncer }
+        Self {
+            kernels,
+            updates,
+            node_ports: addresses,
+            edits,
+            live,
+            commits,
+            checks,
+            firsts,
+            answers,
+            telemetry,
+            syncer,
+        }
     }
 
     /// One that has programmed `services`, and both first commits behind it.
