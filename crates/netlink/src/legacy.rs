@@ -19,7 +19,7 @@ const NAME: usize = 32;
 /// `struct ipt_getinfo`: the name, 12 numbers, and how many bytes all entries have.
 const INFO: usize = NAME + 13 * 4;
 const INFO_SIZE: usize = INFO - 4;
-/// `struct ipt_get_entries`: the name, the number of bytes, and the entries, which are aligned to eight.
+/// `struct ipt_get_entries`: the name, the number of bytes, and the entries, which 64-bit machines align to eight.
 const ENTRIES: usize = NAME + 8;
 /// How often a table is asked for that others change meanwhile.
 const TRIES: u32 = 10;

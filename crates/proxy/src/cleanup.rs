@@ -19,16 +19,9 @@ use tracing::{error, info, warn};
 /// configuration says.
 ///
 /// # Errors
-/// Something of ours could not be taken away. Everything else was.
+/// Something of that could not be taken away, as the log says. Everything else was.
 pub fn cleanup(_config: &Config) -> Result<()> {
-    let mut failures = Vec::new();
-    if let Some(mut kernel) = open(&mut failures) {
-        for family in [Family::Ip, Family::Ip6] {
-            failures.extend(delete_table(&mut kernel, family).err());
-        }
-        iptables::remove(&mut kernel, &mut failures);
-    }
-    ipvs::remove(&mut failures);
+    let failures = remove(&[Family::Ip, Family::Ip6]);
     failures.iter().for_each(|failure| error!("{failure:#}"));
     ensure!(failures.is_empty(), "encountered an error while tearing down rules: {} of them, as above", failures.len());
     info!("what could be removed of kube-proxy's rules is gone");
@@ -36,15 +29,10 @@ pub fn cleanup(_config: &Config) -> Result<()> {
 }
 
 /// Takes away what kube-proxy's iptables and ipvs modes have left, on a thread of its own. To be called when our own rules are in
-/// place, so that Services never go without. Connections go on: conntrack remembers where to, but for those through IPVS.
+/// place, so that Services never go without. Connections go on, as conntrack remembers where to; only those through IPVS end.
 pub(crate) fn remove_leftovers() {
     let work = || {
-        let mut failures = Vec::new();
-        if let Some(mut kernel) = open(&mut failures) {
-            iptables::remove(&mut kernel, &mut failures);
-        }
-        ipvs::remove(&mut failures);
-        for failure in failures {
+        for failure in remove(&[]) {
             warn!(
                 "something stays of what another mode of kube-proxy left, until the next start or --cleanup: {failure:#}"
             );
@@ -53,6 +41,19 @@ pub(crate) fn remove_leftovers() {
     if let Err(error) = thread::Builder::new().name("leftovers".to_owned()).spawn(work) {
         warn!("there is no thread to remove what another mode of kube-proxy left: {error}");
     }
+}
+
+/// Removes our tables of these families, and what the other modes have left. Returns why something of that stays.
+fn remove(tables: &[Family]) -> Vec<Error> {
+    let mut failures = Vec::new();
+    if let Some(mut kernel) = open(&mut failures) {
+        for family in tables {
+            failures.extend(delete_table(&mut kernel, *family).err());
+        }
+        iptables::remove(&mut kernel, &mut failures);
+    }
+    ipvs::remove(&mut failures);
+    failures
 }
 
 /// The kernel's nf_tables, unless it has none, and so no rules.

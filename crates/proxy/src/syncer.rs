@@ -36,8 +36,15 @@ pub(crate) struct Syncer {
     complete: bool,
     /// What load balancers may ask, if they can.
     questions: Option<Questions>,
-    /// What is to be done when every table has been written once, and the families whose have not been.
-    first: Option<(Box<dyn FnOnce() + Send>, BTreeSet<Family>)>,
+    /// What is to be done after the first sync, until it is.
+    first: Option<First>,
+}
+
+/// What is to be done when every table has been written once.
+struct First {
+    act: Box<dyn FnOnce() + Send>,
+    /// The families whose table has not been written.
+    unwritten: BTreeSet<Family>,
 }
 
 /// What the syncer is told.
@@ -77,8 +84,8 @@ impl Syncer {
     /// Has this done when every table has been written for the first time.
     #[must_use]
     pub(crate) fn once_synced(self, act: impl FnOnce() + Send + 'static) -> Self {
-        let families = self.tables.iter().map(Table::family).collect();
-        Self { first: Some((Box::new(act), families)), ..self }
+        let unwritten = self.tables.iter().map(Table::family).collect();
+        Self { first: Some(First { act: Box::new(act), unwritten }), ..self }
     }
 
     /// Works until there are no more updates to come.
@@ -201,11 +208,11 @@ impl Syncer {
                     questions.synced(table.family());
                 }
             }
-            if is_synced && let Some((_, unwritten)) = &mut self.first {
-                unwritten.remove(&table.family());
+            if is_synced && let Some(first) = &mut self.first {
+                first.unwritten.remove(&table.family());
             }
         }
-        if let Some((act, _)) = self.first.take_if(|(_, unwritten)| unwritten.is_empty()) {
+        if let Some(First { act, .. }) = self.first.take_if(|first| first.unwritten.is_empty()) {
             act();
         }
     }

@@ -18,6 +18,13 @@ const MOST_ENTRIES: u64 = 1 << 20;
 /// How many entries there may be for each hash.
 const ENTRIES_PER_HASH: u64 = 4;
 
+/// The file of a sysctl of connection tracking.
+macro_rules! sysctl {
+    ($name:literal) => {
+        concat!("proc/sys/net/netfilter/nf_conntrack_", $name)
+    };
+}
+
 /// A file of the kernel's and what is to be in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Setting {
@@ -41,16 +48,6 @@ enum Other {
     Larger,
 }
 
-/// How the kernel came by a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    /// It will do, and was there.
-    Kept,
-    Written,
-    /// It will not do.
-    Refused,
-}
-
 /// Sets what differs from the configuration.
 pub(crate) fn apply(conntrack: &Conntrack) {
     // Where conntrack is a module, this loads it, and with it come the settings. If it cannot be used, they tell.
@@ -65,13 +62,14 @@ fn cpus() -> u64 {
 }
 
 fn apply_in(root: &Path, conntrack: &Conntrack, cpus: u64) {
-    let refused = max(conntrack, cpus).is_some_and(|setting| {
-        info!(maxvalue = setting.value, "Setting nf_conntrack_max");
-        set(root, &setting) == Outcome::Refused
-    });
-    // More hashes are of no use without the entries.
-    let hashes = max(conntrack, cpus).filter(|_| !refused).map(|max| hashes(max.value));
-    for setting in hashes.into_iter().chain(timeouts(conntrack)) {
+    if let Some(max) = max(conntrack, cpus) {
+        info!(maxvalue = max.value, "Setting nf_conntrack_max");
+        // More hashes are of no use without the entries.
+        if set(root, &max) {
+            set(root, &hashes(max.value));
+        }
+    }
+    for setting in timeouts(conntrack) {
         set(root, &setting);
     }
 }
@@ -81,7 +79,7 @@ fn max(conntrack: &Conntrack, cpus: u64) -> Option<Setting> {
     let scaled = u64::from(conntrack.max_per_core?.get()) * cpus;
     // The minimum may be more than the most that is asked for because of CPUs.
     let value = if scaled > MOST_ENTRIES { MOST_ENTRIES } else { scaled.max(conntrack.min.into()) };
-    let file = "proc/sys/net/netfilter/nf_conntrack_max";
+    let file = sysctl!("max");
     Some(Setting { file, field: "conntrack.maxPerCore", off: "0", value, other: Other::LargerIfRefused })
 }
 
@@ -96,48 +94,35 @@ const fn hashes(entries: u64) -> Setting {
 fn timeouts(conntrack: &Conntrack) -> Vec<Setting> {
     let setting = |file, field, off, value| Setting { file, field, off, value, other: Other::None };
     let timeouts = [
-        (
-            "proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established",
-            "conntrack.tcpEstablishedTimeout",
-            conntrack.tcp_established_timeout,
-        ),
-        (
-            "proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait",
-            "conntrack.tcpCloseWaitTimeout",
-            conntrack.tcp_close_wait_timeout,
-        ),
-        ("proc/sys/net/netfilter/nf_conntrack_udp_timeout", "conntrack.udpTimeout", conntrack.udp_timeout),
-        (
-            "proc/sys/net/netfilter/nf_conntrack_udp_timeout_stream",
-            "conntrack.udpStreamTimeout",
-            conntrack.udp_stream_timeout,
-        ),
+        (sysctl!("tcp_timeout_established"), "conntrack.tcpEstablishedTimeout", conntrack.tcp_established_timeout),
+        (sysctl!("tcp_timeout_close_wait"), "conntrack.tcpCloseWaitTimeout", conntrack.tcp_close_wait_timeout),
+        (sysctl!("udp_timeout"), "conntrack.udpTimeout", conntrack.udp_timeout),
+        (sysctl!("udp_timeout_stream"), "conntrack.udpStreamTimeout", conntrack.udp_stream_timeout),
     ];
     let seconds = timeouts.into_iter().filter_map(|(file, field, timeout)| {
         let value = timeout?.as_secs();
         (value > 0).then(|| setting(file, field, "0s", value))
     });
-    let liberal = conntrack
-        .tcp_be_liberal
-        .then(|| setting("proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal", "conntrack.tcpBeLiberal", "false", 1));
-    seconds.chain(liberal).collect()
+    let liberal = setting(sysctl!("tcp_be_liberal"), "conntrack.tcpBeLiberal", "false", 1);
+    seconds.chain(conntrack.tcp_be_liberal.then_some(liberal)).collect()
 }
 
-fn set(root: &Path, setting: &Setting) -> Outcome {
+/// Returns whether the kernel has a value that will do.
+fn set(root: &Path, setting: &Setting) -> bool {
     let Setting { file, field, off, value, other } = *setting;
     let path = root.join(file);
     let found = read(&path);
     if found.is_some_and(|found| found == value || other == Other::Larger && found > value) {
-        return Outcome::Kept;
+        return true;
     }
     match write(&path, value) {
         Ok(()) => {
             info!(entry = file, value, "Set sysctl");
-            Outcome::Written
+            true
         }
         Err(error) if other == Other::LargerIfRefused && found.is_some_and(|found| found > value) => {
             debug!(entry = file, found, value, "cannot be set, and is more than enough: {error}");
-            Outcome::Kept
+            true
         }
         Err(error) => {
             let found = found.map_or_else(|| "unknown".to_owned(), |found| found.to_string());
@@ -145,7 +130,7 @@ fn set(root: &Path, setting: &Setting) -> Outcome {
                 "/{file} is {found}, cannot be set to {value} as {field} asks ({error}), and stays: set it on the node, have an init \
                  container that is privileged run kube-proxy with --init-only, or set {field} to {off}"
             );
-            Outcome::Refused
+            false
         }
     }
 }

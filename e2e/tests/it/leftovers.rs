@@ -5,12 +5,14 @@ use std::fs;
 
 use e2e::{Settings, Traffic};
 use model::Family;
+use nix::sys::signal::Signal;
 use testing::netns::Cluster;
 
 use crate::changes::all_alive;
 use crate::world::{HTTP, World, cluster_ip, everything, external_ip, node_port, vip};
 
-/// What kube-proxy's iptables mode makes of the Service `web` (contract §3.3), with a rule of the kubelet's.
+/// What kube-proxy's iptables mode makes of the Service `web` (contract §3.3), with rules of the kubelet's and of a
+/// CNI plugin's.
 fn kube_proxys(world: &World, family: Family) -> String {
     let pods = if family == Family::V4 { Cluster::POD_CIDR_V4 } else { Cluster::POD_CIDR_V6 };
     let (cluster_ip, external_ip, vip) = (cluster_ip(family, 1), external_ip(family, 1), vip(family, 1));
@@ -47,6 +49,7 @@ fn kube_proxys(world: &World, family: Family) -> String {
 -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
 -A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0
 -A KUBE-POSTROUTING -j MASQUERADE --random-fully
+-A POSTROUTING -o cni1 -j MASQUERADE
 COMMIT
 *filter
 :KUBE-FIREWALL -
@@ -91,4 +94,10 @@ fn from_kube_proxys_iptables_mode_without_a_lost_connection() {
         assert_eq!(traffic.failures(), None, "of {} connections\n{}", traffic.count(), world.proxy.log_tail());
     }
     all_alive(&mut running, "after its rules were removed");
+
+    world.proxy.stop(Signal::SIGTERM).unwrap();
+    let log = world.proxy.clean_up().unwrap();
+    assert!(!cluster.node.sh("nft list tables").unwrap().contains("kube-proxy"), "{log}");
+    // The other rule has the kernel track and translate connections still.
+    all_alive(&mut running, "after ours were");
 }

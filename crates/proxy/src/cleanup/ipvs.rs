@@ -105,11 +105,10 @@ async fn link(handle: &Handle) -> Result<Option<u32>> {
 }
 
 fn is_kube_proxys(link: &LinkMessage) -> bool {
-    let has = |wanted: &dyn Fn(&LinkAttribute) -> bool| link.attributes.iter().any(wanted);
-    has(&|attribute| matches!(attribute, LinkAttribute::IfName(name) if name == LINK))
-        && has(
-            &|attribute| matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.contains(&LinkInfo::Kind(InfoKind::Dummy))),
-        )
+    let dummy = LinkInfo::Kind(InfoKind::Dummy);
+    let mut attributes = link.attributes.iter();
+    link.attributes.contains(&LinkAttribute::IfName(LINK.to_owned()))
+        && attributes.any(|attribute| matches!(attribute, LinkAttribute::LinkInfo(infos) if infos.contains(&dummy)))
 }
 
 fn marks(sets: Option<&mut IpSets>) -> Result<Marks> {

@@ -44,7 +44,7 @@ async fn nothing_is_written_before_both_lists_are_complete() {
 /// What other modes of kube-proxy left must serve until then.
 #[tokio::test(start_paused = true)]
 async fn what_waits_for_the_first_sync_waits_for_that_of_all_families_and_is_done_once() {
-    let mut harness = Harness::start();
+    let harness = Harness::start();
     harness.kernels.v6.fail(true);
     let done = |harness: &Harness| harness.firsts.load(Ordering::Relaxed);
     for kind in [Kind::Service, Kind::EndpointSlice] {

@@ -318,7 +318,9 @@ impl Harness {
         let firsts = Arc::<AtomicUsize>::default();
         let first = Arc::clone(&firsts);
         let syncer = Syncer::new(tables, telemetry.clone()).with_questions(questions);
-        let syncer = syncer.once_synced(move || drop(first.fetch_add(1, Ordering::Relaxed)));
+        let syncer = syncer.once_synced(move || {
+            first.fetch_add(1, Ordering::Relaxed);
+        });
         let (live, settings) = watch::channel(Live::of(&Config::default()));
         let inputs = Inputs { updates: received, node_ports: changed, edits: edited, live: settings };
         let syncer = tokio::spawn(syncer.run(inputs));
