@@ -39,6 +39,7 @@ const TRIES: usize = 5;
 pub(super) fn remove(kernel: &mut NfTables, failures: &mut Vec<Error>) {
     for family in [Family::Ip, Family::Ip6] {
         for table in TABLES {
+            // Of several reasons, the last one is told.
             let removed = (1..TRIES).find_map(|_| remove_from(kernel, family, table).ok());
             let removed = removed.map_or_else(|| remove_from(kernel, family, table), Ok);
             failures.extend(
