@@ -1,15 +1,14 @@
 //! What the proxy runs on.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use model::PerFamily;
-
-use crate::error::{ConfigError, Warning};
+use crate::complete::Completed;
+use crate::features::FeatureGates;
+use crate::v1alpha1::KubeProxyConfiguration;
 use crate::values::{Hostname, LocalTraffic, LogFormat, MasqueradeBit, NodePortAddresses};
-use crate::{read, validate};
 
 /// The configuration, complete and valid. [`Config::default`] is what holds without a file (contract §2.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,10 +23,12 @@ pub struct Config {
     pub bind_address: IpAddr,
     /// Whether to give up when a server's address is taken, rather than to try again (`bindAddressHardFail`).
     pub bind_address_hard_fail: bool,
-    /// Where `/healthz` and `/livez` are served (`healthzBindAddress`).
-    pub healthz_address: SocketAddr,
+    /// Where `/healthz` and `/livez` are served, if anywhere (`healthzBindAddress`).
+    pub healthz_address: Option<SocketAddr>,
     /// Where `/metrics` is served (`metricsBindAddress`).
     pub metrics_address: SocketAddr,
+    /// Whether what goes on inside is shown beside the metrics (`enableProfiling`).
+    pub profiling: bool,
     /// How long after a failed sync it is tried again, and half of the time after which a waiting change counts as
     /// unhealthy (`nftables.syncPeriod`). More than zero.
     pub sync_period: Duration,
@@ -44,6 +45,8 @@ pub struct Config {
     pub hostname_override: Option<Hostname>,
     /// How to log.
     pub logging: Logging,
+    /// Which features are on (`featureGates`).
+    pub features: FeatureGates,
     /// Connection tracking sysctls.
     pub conntrack: Conntrack,
     /// The process's `oom_score_adj`, -1000 to 1000 (`oomScoreAdj`).
@@ -124,90 +127,12 @@ impl Config {
     pub const HEALTHZ_PORT: u16 = 10256;
     /// Port of the metrics server if none is given.
     pub const METRICS_PORT: u16 = 10249;
-
-    /// Reads a file and all that follows from it.
-    ///
-    /// # Errors
-    /// The file cannot be read or parsed, is of another kind, or has values that are not allowed: all of them are
-    /// reported. Unknown and repeated fields are warnings (contract §2.1).
-    pub fn load(file: &Path) -> Result<(Self, Vec<Warning>), ConfigError> {
-        let (written, mut warnings) = read::read(file)?;
-        let (config, more) =
-            validate::validate(&written).map_err(|errors| ConfigError::Invalid { file: file.to_owned(), errors })?;
-        warnings.extend(more);
-        Ok((config, warnings))
-    }
-
-    /// Applies `--fastpath-packet-threshold`, which wins over the file. Zero switches the fast path off.
-    pub fn override_fastpath_packet_threshold(&mut self, threshold: u32) {
-        let settings = self.fast_path.take().unwrap_or_default();
-        self.fast_path = NonZeroU32::new(threshold).map(|threshold| FastPath { threshold, ..settings });
-    }
-
-    /// Applies `--hostname-override`, which wins over the file.
-    pub fn override_hostname(&mut self, name: Hostname) {
-        self.hostname_override = Some(name);
-    }
-
-    /// Applies `-v`, which wins over the file.
-    pub const fn override_verbosity(&mut self, verbosity: u32) {
-        self.logging.verbosity = verbosity;
-    }
-
-    /// Applies `--logging-format`, which wins over the file.
-    pub const fn override_log_format(&mut self, format: LogFormat) {
-        self.logging.format = format;
-    }
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            local_traffic: LocalTraffic::ClusterCidr(PerFamily::default()),
-            masquerade: Masquerade::default(),
-            node_port_addresses: NodePortAddresses::Primary,
-            bind_address: Ipv4Addr::UNSPECIFIED.into(),
-            bind_address_hard_fail: false,
-            healthz_address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, Self::HEALTHZ_PORT)),
-            metrics_address: SocketAddr::from((Ipv4Addr::LOCALHOST, Self::METRICS_PORT)),
-            sync_period: Duration::from_secs(30),
-            min_sync_period: Duration::from_secs(1),
-            fast_path: Some(FastPath::default()),
-            config_sync_period: Duration::from_mins(15),
-            kubeconfig: None,
-            hostname_override: None,
-            logging: Logging::default(),
-            conntrack: Conntrack::default(),
-            oom_score_adj: -999,
-        }
-    }
-}
-
-impl Default for FastPath {
-    fn default() -> Self {
-        Self {
-            // KEP-4963: elephant flows begin at 15 packets, and five more to be sure.
-            threshold: const { NonZeroU32::new(20).expect("not zero") },
-            all_frontends: false,
-            dry_run: false,
-            exclude_interfaces: Vec::new(),
-            min_interface_sync_period: Duration::from_secs(5),
-            interface_sync_period: Duration::from_mins(1),
-            revalidation: Revalidation::ByKernel,
-        }
-    }
-}
-
-impl Default for Conntrack {
-    fn default() -> Self {
-        Self {
-            max_per_core: NonZeroU32::new(32_768),
-            min: 131_072,
-            tcp_established_timeout: Some(Duration::from_hours(24)),
-            tcp_close_wait_timeout: Some(Duration::from_hours(1)),
-            tcp_be_liberal: false,
-            udp_timeout: None,
-            udp_stream_timeout: None,
-        }
+        let defaults =
+            Completed::new(KubeProxyConfiguration::defaults(), Vec::new(), false).expect("no feature gate is set");
+        defaults.validate().expect("the defaults are valid").config
     }
 }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde::ser::{Serialize, Serializer};
 
 const MICROSECOND: u64 = 1_000;
 const MILLISECOND: u64 = 1_000 * MICROSECOND;
@@ -22,6 +23,11 @@ impl GoDuration {
     /// From a number of nanoseconds.
     pub const fn from_nanos(nanos: i64) -> Self {
         Self(nanos)
+    }
+
+    /// From a number of seconds, which are not more than 292 years.
+    pub const fn from_secs(secs: i64) -> Self {
+        Self(secs * SECOND.cast_signed())
     }
 
     /// Whether it is `0s`, which most fields of the configuration read as "not set".
@@ -153,6 +159,12 @@ impl<'de> Deserialize<'de> for GoDuration {
         }
         // By its own type, so that a bare number is told apart from a string of digits.
         deserializer.deserialize_any(Text)
+    }
+}
+
+impl Serialize for GoDuration {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

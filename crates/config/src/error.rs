@@ -18,7 +18,7 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// It is no YAML or JSON, or a value has the wrong type.
-    #[error("{}:{line}:{column}: {message}: correct it, the file must be one {KIND} as YAML or JSON", file.display())]
+    #[error("failed to decode: {}:{line}:{column}: {message}: correct it, the file must be one {KIND} as YAML or JSON", file.display())]
     Malformed {
         /// The file.
         file: PathBuf,
@@ -31,7 +31,7 @@ pub enum ConfigError {
     },
     /// It is another kind of object.
     #[error(
-        "{} is not a kube-proxy configuration: it has apiVersion {api_version:?} and kind {kind:?}, and must have \
+        "failed to decode: {} is not a kube-proxy configuration: it has apiVersion {api_version:?} and kind {kind:?}, and must have \
          apiVersion: {API_VERSION} and kind: {KIND}",
         file.display()
     )]
@@ -42,14 +42,6 @@ pub enum ConfigError {
         api_version: String,
         /// Its `kind`, empty if it has none.
         kind: String,
-    },
-    /// Some of its values are not allowed.
-    #[error("{} is not valid: {errors}", file.display())]
-    Invalid {
-        /// The file.
-        file: PathBuf,
-        /// All that is wrong with it.
-        errors: FieldErrors,
     },
 }
 
@@ -68,15 +60,20 @@ impl std::error::Error for FieldErrors {}
 
 impl fmt::Display for FieldErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let [only] = &self.0[..] {
-            return only.fmt(f);
-        }
-        f.write_str("[")?;
-        for (i, error) in self.0.iter().enumerate() {
-            write!(f, "{}{error}", if i == 0 { "" } else { ", " })?;
-        }
-        f.write_str("]")
+        write_list(f, &self.0)
     }
+}
+
+/// One by itself, several as `[a, b]`.
+pub(crate) fn write_list(f: &mut fmt::Formatter<'_>, list: &[impl fmt::Display]) -> fmt::Result {
+    if let [only] = list {
+        return only.fmt(f);
+    }
+    f.write_str("[")?;
+    for (i, item) in list.iter().enumerate() {
+        write!(f, "{}{item}", if i == 0 { "" } else { ", " })?;
+    }
+    f.write_str("]")
 }
 
 /// One field with a value that is not allowed.
@@ -95,7 +92,11 @@ pub struct FieldError {
 impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { path, kind, value, detail } = self;
-        write!(f, "{path}: {kind}: {value}: {detail}")
+        write!(f, "{path}: {kind}: ")?;
+        match kind {
+            ErrorKind::Invalid | ErrorKind::Unsupported => write!(f, "{value}: {detail}"),
+            ErrorKind::Required | ErrorKind::Forbidden => f.write_str(detail),
+        }
     }
 }
 
@@ -106,6 +107,10 @@ pub enum ErrorKind {
     Invalid,
     /// The value is none of those there are to choose from.
     Unsupported,
+    /// There has to be a value.
+    Required,
+    /// There must be no value, as other fields are set.
+    Forbidden,
 }
 
 impl fmt::Display for ErrorKind {
@@ -113,6 +118,8 @@ impl fmt::Display for ErrorKind {
         f.write_str(match self {
             Self::Invalid => "Invalid value",
             Self::Unsupported => "Unsupported value",
+            Self::Required => "Required value",
+            Self::Forbidden => "Forbidden",
         })
     }
 }
@@ -121,10 +128,13 @@ impl fmt::Display for ErrorKind {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
     /// A field that the API does not have.
-    #[error("unknown field {0} is ignored: check its spelling, upper and lower case included")]
+    #[error(
+        "Using lenient decoding as strict decoding failed: unknown field {0} is ignored: check its spelling, upper and lower \
+         case included"
+    )]
     UnknownField(String),
     /// A field that is there twice.
-    #[error("line {line}: {message}: the last value counts")]
+    #[error("Using lenient decoding as strict decoding failed: line {line}: {message}: the last value counts")]
     DuplicateField {
         /// Where it is repeated, counted from 1.
         line: u64,
@@ -134,11 +144,25 @@ pub enum Warning {
     /// No mode was chosen, and the default is not kube-proxy's.
     #[error(
         "mode is not set: kube-proxy would choose iptables, Slipstream runs nftables with the settings of the nftables \
-         block, and NodePorts answer on the node's primary addresses only unless nodePortAddresses is set; set mode: \
-         nftables to confirm"
+         block, and NodePorts answer on the node's primary addresses only unless nodePortAddresses is set; set mode \
+         (--proxy-mode) to nftables to confirm"
     )]
     ModeNotSet,
     /// `iptables.masqueradeAll` is on, which would have counted in kube-proxy without a mode.
     #[error("iptables.masqueradeAll has no effect in nftables mode: set nftables.masqueradeAll instead")]
     MasqueradeAllElsewhere,
+    /// Another mode was chosen, and nftables is forced.
+    #[error(
+        "mode is {mode}: Slipstream runs nftables all the same, as --force-nftables says, with {taken}; NodePorts answer on the \
+         node's primary addresses only unless nodePortAddresses is set"
+    )]
+    ForcedMode {
+        /// The mode.
+        mode: String,
+        /// Which settings are taken from where.
+        taken: &'static str,
+    },
+    /// A feature gate of no known name.
+    #[error("unrecognized feature gate: {0}: it is ignored; check its spelling")]
+    UnknownGate(String),
 }

@@ -10,8 +10,19 @@ use serde_saphyr::{Error, MessageFormatter, Options, UserMessageFormatter};
 use crate::error::{ConfigError, Warning};
 use crate::v1alpha1::{API_VERSION, KIND, KubeProxyConfiguration, TypeMeta};
 
-/// Reads and parses `file`, whose values are not yet checked.
-pub(crate) fn read(file: &Path) -> Result<(KubeProxyConfiguration, Vec<Warning>), ConfigError> {
+impl KubeProxyConfiguration {
+    /// Reads a file, and gives every field that it does not set its default. Values are not yet checked.
+    ///
+    /// # Errors
+    /// It cannot be read or parsed, or is of another kind. Unknown and repeated fields are warnings (contract §2.1).
+    pub fn read(file: &Path) -> Result<(Self, Vec<Warning>), ConfigError> {
+        let (mut configuration, warnings) = read(file)?;
+        configuration.fill_in();
+        Ok((configuration, warnings))
+    }
+}
+
+fn read(file: &Path) -> Result<(KubeProxyConfiguration, Vec<Warning>), ConfigError> {
     let text = fs::read_to_string(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })?;
     let malformed = |error: Error| {
         let (line, column) = position(&error);
@@ -21,12 +32,9 @@ pub(crate) fn read(file: &Path) -> Result<(KubeProxyConfiguration, Vec<Warning>)
     // Its kind first: whatever else is wrong with a file of another kind is of no interest.
     let mut unknown = Vec::new();
     let meta: TypeMeta = parse(&text, DuplicateKeyPolicy::LastWins, &mut unknown).map_err(malformed)?;
-    if meta.api_version.as_deref() != Some(API_VERSION) || meta.kind.as_deref() != Some(KIND) {
-        return Err(ConfigError::WrongKind {
-            file: file.to_owned(),
-            api_version: meta.api_version.unwrap_or_default(),
-            kind: meta.kind.unwrap_or_default(),
-        });
+    if meta.api_version != API_VERSION || meta.kind != KIND {
+        let TypeMeta { api_version, kind } = meta;
+        return Err(ConfigError::WrongKind { file: file.to_owned(), api_version, kind });
     }
 
     let mut warnings = Vec::new();

@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use config::{Config, LocalTraffic, LogFormat, NodePortAddresses, Revalidation};
+use config::v1alpha1::KubeProxyConfiguration;
+use config::{Completed, Config, LocalTraffic, NodePortAddresses, Revalidation, Stage};
 use model::PerFamily;
 
+/// With mode nftables, unless the fields say another.
 fn load(fields: &str) -> Result<Config, String> {
     let directory = tempfile::tempdir().expect("a temporary folder");
     let file = directory.path().join("config.conf");
     let header = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n";
     std::fs::write(&file, format!("{header}{fields}\n")).expect("a file in a temporary folder");
-    let prefix = format!("{} is not valid: ", file.display());
-    Config::load(&file).map(|(config, _)| config).map_err(|error| {
-        let message = error.to_string();
-        message.strip_prefix(&prefix).unwrap_or_else(|| panic!("{message}")).to_owned()
-    })
+    let (written, warnings) = KubeProxyConfiguration::read(&file).unwrap_or_else(|error| panic!("{fields}: {error}"));
+    let completed = Completed::new(written, warnings, false).map_err(|error| error.to_string())?;
+    completed.validate().map(|loaded| loaded.config).map_err(|errors| errors.to_string())
 }
 
 fn config(fields: &str) -> Config {
@@ -33,7 +33,7 @@ fn server_addresses_follow_the_bind_address_and_get_a_port() {
     ];
     for (fields, healthz, metrics) in cases {
         let config = config(fields);
-        assert_eq!(config.healthz_address.to_string(), healthz, "{fields}");
+        assert_eq!(config.healthz_address.unwrap().to_string(), healthz, "{fields}");
         assert_eq!(config.metrics_address.to_string(), metrics, "{fields}");
     }
 }
@@ -121,18 +121,6 @@ fn the_revalidation_period_tells_zero_from_missing() {
 }
 
 #[test]
-fn flags_win_over_the_file() {
-    let mut config = config("hostnameOverride: ' Node-A '\nlogging: {verbosity: 2, format: text}");
-    assert_eq!(config.hostname_override.as_ref().unwrap().as_str(), "node-a");
-    assert_eq!((config.logging.verbosity, config.logging.format), (2, LogFormat::Text));
-    config.override_hostname("Node-B".parse().unwrap());
-    config.override_verbosity(4);
-    config.override_log_format("json".parse().unwrap());
-    assert_eq!(config.hostname_override.unwrap().as_str(), "node-b");
-    assert_eq!((config.logging.verbosity, config.logging.format), (4, LogFormat::Json));
-}
-
-#[test]
 fn each_rule_reports_path_value_and_what_is_wanted() {
     let conntrack = "KubeProxyLinuxConfiguration.KubeProxyConntrackConfiguration";
     let nftables = "KubeProxyNFTablesConfiguration";
@@ -142,10 +130,12 @@ fn each_rule_reports_path_value_and_what_is_wanted() {
     let oom = "must be within the range [-1000, 1000]";
     let single = "must be a valid CIDR block (e.g. 10.100.0.0/16 or fde4:8dba:82e1::/48)";
     let pair = "must be either a single CIDR or a dual-stack pair (e.g. 10.100.0.0/16,fde4:8dba:82e1::/48)";
-    let mode = "Slipstream runs nftables only: set mode: nftables";
+    let mode = "Slipstream runs nftables only: set mode: nftables, or give --force-nftables to run nftables with";
+    let blank = "must be iptables, ipvs, nftables or blank (blank means the best-available proxy [currently nftables])";
     let interface = "must be 1 to 15 characters, none of them a space, '/', ':', '*', '\\' or a quote, as in the name of a network \
                      interface";
     let at_least_min = "must be greater than or equal to KubeProxyConfiguration.MinSyncPeriod";
+    let previous = "must be 1.35, the minor version before this one, or empty";
     let detect = "DetectLocalConfiguration";
     let cidrs = "DetectLocalConfiguration.ClusterCIDRs";
     let cases: &[(&str, String)] = &[
@@ -174,12 +164,23 @@ fn each_rule_reports_path_value_and_what_is_wanted() {
         ("conntrack: {udpStreamTimeout: -1s}", format!("{conntrack}.UDPStreamTimeout: -1s: {count}")),
         ("oomScoreAdj: -1001", format!("KubeProxyLinuxConfiguration.OOMScoreAdj: -1001: {oom}")),
         ("oomScoreAdj: 100000", format!("KubeProxyLinuxConfiguration.OOMScoreAdj: 100000: {oom}")),
-        ("mode: iptables", format!("Mode.ProxyMode: \"iptables\": {mode}")),
-        ("mode: ipvs", format!("Mode.ProxyMode: \"ipvs\": {mode}")),
-        ("mode: NFTables", format!("Mode.ProxyMode: \"NFTables\": {mode}")),
+        (
+            "mode: iptables",
+            format!(
+                "Mode.ProxyMode: \"iptables\": {mode} masqueradeAll, masqueradeBit, syncPeriod and minSyncPeriod of the \
+                 iptables block"
+            ),
+        ),
+        (
+            "mode: ipvs",
+            format!(
+                "Mode.ProxyMode: \"ipvs\": {mode} syncPeriod and minSyncPeriod of the ipvs block and masqueradeAll and \
+                 masqueradeBit of the iptables block"
+            ),
+        ),
+        ("mode: NFTables", format!("Mode.ProxyMode: \"NFTables\": {blank}")),
         ("clientConnection: {burst: -1}", format!("ClientConnection.Burst: -1: {count}")),
         ("configSyncPeriod: -1s", format!("ConfigSyncPeriod: -1s: {positive}")),
-        ("nftables: {syncPeriod: -1s}", format!("SyncPeriod: -1s: {positive}")),
         ("nftables: {minSyncPeriod: -1s}", format!("MinSyncPeriod: -1s: {count}")),
         ("nftables: {minSyncPeriod: 31s}", format!("SyncPeriod: 31s: {at_least_min}")),
         ("nftables: {syncPeriod: 10ms}", format!("SyncPeriod: 1s: {at_least_min}")),
@@ -194,6 +195,8 @@ fn each_rule_reports_path_value_and_what_is_wanted() {
         ("healthzBindAddress: fd00::1:x", "HealthzBindAddress: \"fd00::1:x\": must be IP:port".to_owned()),
         ("healthzBindAddress: ':80'", "HealthzBindAddress: \"\": must be a valid IP".to_owned()),
         ("metricsBindAddress: localhost:80", "MetricsBindAddress: \"localhost\": must be a valid IP".to_owned()),
+        ("healthzBindAddress: 127.0.0.1:0", "HealthzBindAddress: \"127.0.0.1:0\": must be a valid port".to_owned()),
+        ("metricsBindAddress: fd00::1:80:x", "MetricsBindAddress: \"fd00::1:80:x\": must be IP:port".to_owned()),
         ("metricsBindAddress: 127.0.0.1:0", "MetricsBindAddress: \"127.0.0.1:0\": must be a valid port".to_owned()),
         (
             "metricsBindAddress: 127.0.0.1:65536",
@@ -222,6 +225,8 @@ fn each_rule_reports_path_value_and_what_is_wanted() {
             "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: veth*}",
             format!("{detect}.InterfacePrefix: \"veth*\": {interface}"),
         ),
+        ("showHiddenMetricsForVersion: '1.36'", format!("ShowHiddenMetricsForVersion: \"1.36\": {previous}")),
+        ("showHiddenMetricsForVersion: 1.35.0", format!("ShowHiddenMetricsForVersion: \"1.35.0\": {previous}")),
         ("clusterCIDR: 10.0.0.0", format!("{cidrs}[0]: \"10.0.0.0\": {single}")),
         ("clusterCIDR: '10.0.0.0/8, fd00::/8'", format!("{cidrs}[1]: \" fd00::/8\": {single}")),
         ("clusterCIDR: '10.0.0.0/8,11.0.0.0/8'", format!("{cidrs}: \"10.0.0.0/8,11.0.0.0/8\": {pair}")),
@@ -234,7 +239,6 @@ fn each_rule_reports_path_value_and_what_is_wanted() {
     ];
     for (fields, expected) in cases {
         let (path, rest) = expected.split_once(": ").unwrap();
-        // A later mode replaces the one of the header.
         let message = load(fields).expect_err(fields);
         assert_eq!(message, format!("KubeProxyConfiguration.{path}: Invalid value: {rest}"), "{fields}");
     }
@@ -242,28 +246,108 @@ fn each_rule_reports_path_value_and_what_is_wanted() {
 
 #[test]
 fn logging_and_unknown_detection_modes_have_their_own_form() {
+    let most = "must be less than or equal to 2147483647";
+    let off = "Forbidden: the feature gate LoggingAlphaOptions is off";
     let cases = [
-        ("logging: {format: xml}", "logging.format: Invalid value: \"xml\": Unsupported log format: use text or json"),
-        ("logging: {flushFrequency: -1}", "logging.flushFrequency: Invalid value: -1ns: must be greater than 0"),
         (
-            "logging: {verbosity: 2147483648}",
-            "logging.verbosity: Invalid value: 2147483648: must be less than or equal to 2147483647",
+            "logging: {format: xml}",
+            "logging.format: Invalid value: \"xml\": Unsupported log format: use text or json".to_owned(),
         ),
+        (
+            "logging: {flushFrequency: -1}",
+            "logging.flushFrequency: Invalid value: -1ns: must be greater than 0".to_owned(),
+        ),
+        ("logging: {verbosity: 2147483648}", format!("logging.verbosity: Invalid value: 2147483648: {most}")),
+        (
+            "logging: {format: json, vmodule: [{filePattern: a, verbosity: 1}]}",
+            "logging.vmodule: Forbidden: only the text format has it".to_owned(),
+        ),
+        (
+            "logging: {vmodule: [{filePattern: a}, {verbosity: 1}]}",
+            "logging.vmodule[1].filePattern: Required value: must name source files".to_owned(),
+        ),
+        (
+            "logging: {vmodule: [{filePattern: 'a=b,c'}]}",
+            "logging.vmodule[0].filePattern: Invalid value: \"a=b,c\": must have no equals sign and no comma"
+                .to_owned(),
+        ),
+        (
+            "logging: {vmodule: [{filePattern: a, verbosity: 2147483648}]}",
+            format!("logging.vmodule[0].verbosity: Invalid value: 2147483648: {most}"),
+        ),
+        ("logging: {options: {text: {splitStream: true}}}", format!("logging.options.text.splitStream: {off}")),
+        ("logging: {options: {text: {infoBufferSize: 1Ki}}}", format!("logging.options.text.infoBufferSize: {off}")),
+        ("logging: {options: {json: {splitStream: true}}}", format!("logging.options.json.splitStream: {off}")),
+        ("logging: {options: {json: {infoBufferSize: 1}}}", format!("logging.options.json.infoBufferSize: {off}")),
         (
             "detectLocalMode: clustercidr",
             "KubeProxyConfiguration.DetectLocalMode: Unsupported value: \"clustercidr\": supported values: \
-             \"ClusterCIDR\", \"NodeCIDR\", \"BridgeInterface\", \"InterfaceNamePrefix\", \"\"",
+             \"ClusterCIDR\", \"NodeCIDR\", \"BridgeInterface\", \"InterfaceNamePrefix\", \"\""
+                .to_owned(),
+        ),
+        (
+            "featureGates: {PreferSameTrafficDistribution: false}",
+            "cannot set feature gate PreferSameTrafficDistribution to false, feature is locked to true".to_owned(),
         ),
     ];
     for (fields, expected) in cases {
         assert_eq!(load(fields).expect_err(fields), expected);
     }
+    let on = "featureGates: {LoggingAlphaOptions: true}\n";
+    config(&format!("{on}logging: {{options: {{text: {{splitStream: true}}, json: {{infoBufferSize: 1Ki}}}}}}"));
+    config("logging: {options: {text: {splitStream: false, infoBufferSize: 0Ki}}}");
+}
+
+/// They are refused with the mode, and told all the same.
+#[test]
+fn settings_of_ipvs_are_checked_in_its_mode_only() {
+    let fields =
+        "ipvs: {tcpTimeout: -1s, tcpFinTimeout: -2s, udpTimeout: -3s, excludeCIDRs: [10.0.0.0/8, x], syncPeriod: -4s}";
+    config(fields);
+    let errors = load(&format!("{fields}\nmode: ipvs\nnftables: {{masqueradeBit: 32}}")).unwrap_err();
+    let count = "must be greater than or equal to 0";
+    for error in [
+        format!("KubeProxyIPVSConfiguration.TCPTimeout: Invalid value: -1s: {count}"),
+        format!("KubeProxyIPVSConfiguration.TCPFinTimeout: Invalid value: -2s: {count}"),
+        format!("KubeProxyIPVSConfiguration.UDPTimeout: Invalid value: -3s: {count}"),
+        "KubeProxyIPVSConfiguration.ExcludeCidrs[1]: Invalid value: \"x\": must be a valid CIDR".to_owned(),
+        "SyncPeriod: Invalid value: -4s: must be greater than 0".to_owned(),
+    ] {
+        assert!(errors.contains(&format!("KubeProxyConfiguration.{error}")), "{error} in {errors}");
+    }
+    // That of nftables counts in nftables mode only.
+    assert!(!errors.contains("MasqueradeBit"), "{errors}");
+}
+
+#[test]
+fn feature_gates_have_stages() {
+    let features = |fields: &str| config(fields).features;
+    let default = features("");
+    assert!(default.allow_service_external_ips() && default.component_flagz() && default.component_statusz());
+    assert!(!default.logging_alpha_options());
+    let set = features(
+        "featureGates: {AllBeta: false, ComponentFlagz: true, AllAlpha: true, AllowServiceExternalIPs: false}",
+    );
+    assert!(set.component_flagz() && !set.component_statusz(), "a gate wins over its stage");
+    assert!(set.logging_alpha_options() && !set.allow_service_external_ips());
+    // What is locked can be set to what it is, and does not go by its stage.
+    features("featureGates: {NFTablesProxyMode: true, DisableNodeKubeProxyVersion: true, GitRepoVolumeDriver: false}");
+    let listed: Vec<_> = default.iter().collect();
+    assert!(listed.is_sorted_by_key(|(name, ..)| *name) && listed.len() > 200, "{} gates", listed.len());
+    assert!(listed.contains(&("NFTablesProxyMode", Stage::Ga, true)));
+    assert!(listed.contains(&("NativeHistograms", Stage::Alpha, false)));
+    assert!(listed.contains(&("SELinuxMount", Stage::Beta, false)));
+    assert!(listed.contains(&("KMSv1", Stage::Deprecated, false)));
 }
 
 #[test]
 fn all_mistakes_are_reported_at_once() {
-    let message = load("bindAddress: x\nhealthzBindAddress: y:0\nnodePortAddresses: [a, b]").unwrap_err();
+    let message =
+        load("nftables: {syncPeriod: -1s}\nbindAddress: x\nhealthzBindAddress: y:0\nnodePortAddresses: [a, b]")
+            .unwrap_err();
     let errors = [
+        "SyncPeriod: Invalid value: -1s: must be greater than 0",
+        "SyncPeriod: Invalid value: 1s: must be greater than or equal to KubeProxyConfiguration.MinSyncPeriod",
         "BindAddress: Invalid value: \"x\": not a valid textual representation of an IP address",
         "HealthzBindAddress: Invalid value: \"y\": must be a valid IP",
         "HealthzBindAddress: Invalid value: \"y:0\": must be a valid port",

@@ -1,6 +1,7 @@
 //! The connection to the API server.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use hyper_util::client::legacy;
@@ -8,7 +9,9 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
-use tower::{BoxError, ServiceExt};
+
+use crate::problem::Reporter;
+use crate::requests;
 
 /// An API server, and how to talk to it. Nothing is sent until it is used.
 #[derive(Clone)]
@@ -39,6 +42,12 @@ pub enum ClientError {
         /// What is missing.
         reason: String,
     },
+    /// What was given for the server is no address of one.
+    #[error("{url:?} is not an http or https URL: correct --master")]
+    Master {
+        /// What was given.
+        url: String,
+    },
     /// The credentials or certificates cannot be used.
     #[error(
         "the credentials for {url} cannot be used: {reason}: correct the user in the kubeconfig, or the files it names"
@@ -61,17 +70,26 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
 
 impl ApiServer {
-    /// The API server that a kubeconfig names, or, without one, that of the cluster this pod runs in.
+    /// The API server that a kubeconfig names, or, without one, that of the cluster this pod runs in. `master` is its URL,
+    /// whatever the kubeconfig says; without a kubeconfig, that is all there is. The reporter is told of every request.
     ///
     /// # Errors
     /// The configuration cannot be read or used. Whether the server answers is found out later.
-    pub async fn configure(kubeconfig: Option<&Path>) -> Result<Self, ClientError> {
-        let config = match kubeconfig {
-            Some(path) => from_kubeconfig(path).await?,
-            None => in_cluster()?,
+    pub async fn configure(
+        kubeconfig: Option<&Path>,
+        master: Option<&str>,
+        reporter: &Reporter,
+    ) -> Result<Self, ClientError> {
+        let mut config = match (kubeconfig, master) {
+            (Some(path), _) => from_kubeconfig(path).await?,
+            (None, Some(master)) => kube::Config::new(server_url(master)?),
+            (None, None) => in_cluster()?,
         };
+        if let Some(master) = master {
+            config.cluster_url = server_url(master)?;
+        }
         let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
-        match connect(&config) {
+        match connect(&config, reporter.clone()) {
             Ok(client) => Ok(Self { client, url }),
             Err(error) => Err(ClientError::Credentials { url, reason: chain(&error) }),
         }
@@ -106,6 +124,13 @@ fn in_cluster() -> Result<kube::Config, ClientError> {
     })
 }
 
+/// The URL of an API server, over HTTP if it says nothing else, as with kube-proxy.
+fn server_url<Url: FromStr>(master: &str) -> Result<Url, ClientError> {
+    let url = if master.contains("://") { master.to_owned() } else { format!("http://{master}") };
+    let parsed = url.parse().ok().filter(|_| url.starts_with("http://") || url.starts_with("https://"));
+    parsed.ok_or(ClientError::Master { url })
+}
+
 async fn from_kubeconfig(path: &Path) -> Result<kube::Config, ClientError> {
     let told = |error: KubeconfigError| {
         let reason = match &error {
@@ -131,7 +156,7 @@ async fn from_kubeconfig(path: &Path) -> Result<kube::Config, ClientError> {
 
 /// kube's own stack sets no keepalive, so that a watch over a connection whose other end has vanished is only given up at
 /// the watch's timeout, minutes later. With keepalive it fails within a minute, at no cost to the server.
-fn connect(config: &kube::Config) -> Result<kube::Client, kube::Error> {
+fn connect(config: &kube::Config, reporter: Reporter) -> Result<kube::Client, kube::Error> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -143,8 +168,9 @@ fn connect(config: &kube::Config) -> Result<kube::Client, kube::Error> {
     tcp.set_tcp_user_timeout(Some(KEEPALIVE_TIME + KEEPALIVE_INTERVAL * KEEPALIVE_RETRIES));
 
     let tls = config.rustls_https_connector_with_connector(tcp)?;
-    let http = legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(tls).map_err(BoxError::from);
-    let stack = ClientBuilder::new(http, config.default_namespace.clone()).with_layer(&config.extra_headers_layer()?);
+    let http = legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(tls);
+    let told = tower::service_fn(move |request| requests::send(http.clone(), request, reporter.clone()));
+    let stack = ClientBuilder::new(told, config.default_namespace.clone()).with_layer(&config.extra_headers_layer()?);
     Ok(match config.auth_layer()? {
         Some(auth) => stack.with_layer(&auth).with_layer(&config.base_uri_layer()).build(),
         None => stack.with_layer(&config.base_uri_layer()).build(),

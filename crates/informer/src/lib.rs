@@ -15,6 +15,7 @@ mod directory;
 mod intern;
 mod lenient;
 mod problem;
+mod requests;
 mod slim;
 mod watch;
 

@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tracing::warn;
@@ -41,6 +42,28 @@ pub enum Event<'a> {
     /// A list or watch of this resource failed, and is tried again. What happens in any healthy cluster, such as watches
     /// that end, does not count.
     WatchFailed(&'static str),
+    /// A request to the API server, a watch included, has got the head of an answer, or none.
+    Answered {
+        /// The HTTP method.
+        method: &'a str,
+        /// Name or address of the server, and the port, if its URL has one.
+        host: &'a str,
+        /// The HTTP status code.
+        status: Option<u16>,
+    },
+    /// A request to the API server that is not a watch is over.
+    Completed {
+        /// The HTTP method.
+        method: &'a str,
+        /// Name or address of the server, and the port, if its URL has one.
+        host: &'a str,
+        /// Since it was sent.
+        elapsed: Duration,
+        /// Bytes in its body.
+        sent: u64,
+        /// Bytes in the body of the answer, if there was one.
+        received: Option<u64>,
+    },
 }
 
 /// Logs problems, and hands events to a callback for metrics. Cheap to clone; clones share what they know.
@@ -92,8 +115,9 @@ impl Reporter {
         self.report(kind, object, &[]);
     }
 
-    pub(crate) fn watch_failed(&self, resource: &'static str) {
-        (self.0.on_event)(Event::WatchFailed(resource));
+    /// Hands an event to the callback.
+    pub(crate) fn tell_of(&self, event: Event<'_>) {
+        (self.0.on_event)(event);
     }
 
     /// Replaces what is known about an object; returns what is new.

@@ -6,8 +6,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Informed, follow, server};
-use informer::{ApiServer, ClientError, watch_api};
+use common::{Informed, configure, follow, server};
+use informer::{ClientError, watch_api};
 use serde_json::json;
 use tempfile::TempDir;
 use testing::api::{Expiry, FakeApi, Request, Resource};
@@ -253,7 +253,7 @@ async fn odd_objects_cost_only_themselves() {
 async fn what_is_wrong_with_a_kubeconfig_is_told() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("kubeconfig");
-    let told = async || match ApiServer::configure(Some(&path)).await {
+    let told = async || match configure(Some(&path)).await {
         Err(error @ ClientError::Kubeconfig { .. }) => error.to_string(),
         other => panic!("{other:?}"),
     };
@@ -285,7 +285,7 @@ async fn what_a_kubeconfig_cannot_do_without_is_told() {
         (json!({"server": "not a url"}), json!({}), "url"),
     ] {
         let path = kubeconfig(&dir, cluster.clone(), user.clone());
-        let error = ApiServer::configure(Some(&path)).await.expect_err(wanted).to_string();
+        let error = configure(Some(&path)).await.expect_err(wanted).to_string();
         assert!(error.contains(wanted) && error.contains("correct"), "{cluster} {user}: {error}");
     }
 }
@@ -309,7 +309,7 @@ async fn a_server_with_tls_and_a_token() {
     // The discard port of the loopback address: nobody listens.
     let cluster = json!({"server": "https://127.0.0.1:9", "insecure-skip-tls-verify": true});
     let path = kubeconfig(&dir, cluster, json!({"token": "secret"}));
-    let server = ApiServer::configure(Some(&path)).await.unwrap();
+    let server = configure(Some(&path)).await.unwrap();
     assert_eq!(server.url(), "https://127.0.0.1:9");
     let informed = Informed::start(move |updates, reporter| watch_api(server, "here".into(), updates, reporter));
     let failed = async || {
@@ -323,6 +323,6 @@ async fn a_server_with_tls_and_a_token() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn outside_a_cluster_there_is_no_default_server() {
-    let error = ApiServer::configure(None).await.unwrap_err().to_string();
+    let error = configure(None).await.unwrap_err().to_string();
     assert!(error.contains("KUBERNETES_SERVICE_PORT are not set") && error.contains("--manifest-dir"), "{error}");
 }

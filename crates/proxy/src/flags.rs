@@ -1,54 +1,59 @@
-//! The command line.
+//! The command line: kube-proxy's flags (contract §1.2), and a few of our own.
 
+mod command;
+mod settings;
+
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use clap::{ArgAction, Parser};
-use config::{Config, Hostname, LogFormat, Warning};
+use clap::builder::Styles;
+use clap::error::ErrorKind;
+use clap::{Args, FromArgMatches as _, Parser};
+use config::v1alpha1::{DurationOrNanos, KubeProxyConfiguration, Logging, Quantity, VModule};
+use config::{Completed, GoDuration, Hostname, Loaded};
+
+use self::settings::Settings;
 
 /// Programs this node's nftables so that Services reach their endpoints.
-#[derive(Clone, Debug, Default, Parser, PartialEq, Eq)]
+#[derive(Clone, Debug, Parser)]
 #[command(
     name = "kube-proxy",
-    display_name = "Slipstream",
-    version,
     disable_version_flag = true,
-    after_help = "Without --config, the defaults of KubeProxyConfiguration hold. Without --manifest-dir, the API server \
-                  of the kubeconfig is watched, or, without that either, the one of the cluster this pod runs in."
+    styles = Styles::plain(),
+    after_help = "With --config, its file counts, and what is listed under \"Without --config\" is ignored. Without \
+                  --manifest-dir, the API server of the kubeconfig is watched, or, without that either, the one of the \
+                  cluster this pod runs in."
 )]
 pub struct Flags {
-    /// A file with a KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1)
-    #[arg(long, value_name = "FILE")]
+    /// A file with a KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1), as YAML or JSON
+    #[arg(long, value_name = "FILE", value_parser = command::path)]
     pub config: Option<PathBuf>,
 
     /// Take Services, EndpointSlices and the Node from the YAML files in this directory, and follow their changes; no API
     /// server is asked
-    #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
+    #[arg(long, value_name = "DIR", value_parser = command::path, conflicts_with_all = ["kubeconfig", "master"])]
     pub manifest_dir: Option<PathBuf>,
 
+    /// The URL of the API server, whatever the kubeconfig says
+    #[arg(long, value_name = "URL", default_value = "")]
+    pub master: String,
+
     /// The name of this machine's Node object, if it is not the host name
-    #[arg(long, value_name = "NAME")]
-    pub hostname_override: Option<Hostname>,
-
-    /// How to reach the API server; ignored with --config, where clientConnection.kubeconfig says it
-    #[arg(long, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-
-    /// How much to log: 0 and 1 what an operator needs, 2 and 3 what is being done, 4 everything
-    #[arg(short, long = "v", value_name = "LEVEL")]
-    pub verbosity: Option<u32>,
-
-    /// The form of log lines: text or json
-    #[arg(long, value_name = "FORMAT")]
-    pub logging_format: Option<LogFormat>,
+    #[arg(long, value_name = "NAME", default_value = "")]
+    hostname_override: String,
 
     /// After how many packets a Service connection takes the fast path; 0 switches it off
-    #[arg(long, value_name = "PACKETS")]
-    pub fastpath_packet_threshold: Option<u32>,
+    #[arg(long, value_name = "PACKETS", default_value_t = 20)]
+    fastpath_packet_threshold: i32,
+
+    /// Run nftables also where the configuration says iptables or ipvs
+    #[arg(long)]
+    force_nftables: bool,
 
     /// Write the configuration that would be used to this file, as YAML, and quit
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = command::path)]
     pub write_config_to: Option<PathBuf>,
 
     /// Take away the rules of Slipstream and of every mode of kube-proxy, and quit
@@ -59,12 +64,65 @@ pub struct Flags {
     #[arg(long)]
     pub init_only: bool,
 
-    /// Print version information and quit
-    #[arg(long, action = ArgAction::Version)]
-    version: Option<bool>,
+    /// Print the version and quit; raw: in all detail; vX.Y.Z: go on under that version, which has to be this one but for what
+    /// follows a + or -
+    #[arg(long, value_name = "true|false|raw|vX.Y.Z", default_value = "false")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    version: String,
+
+    #[command(flatten)]
+    logging: LoggingFlags,
+
+    #[command(flatten)]
+    settings: Settings,
 
     #[arg(hide = true)]
     arguments: Vec<String>,
+
+    /// The names of those that were given.
+    #[arg(skip)]
+    given: BTreeSet<String>,
+
+    /// All of them, and what they are.
+    #[arg(skip)]
+    listed: Vec<(String, String)>,
+}
+
+/// How to log. Those that are given win over the file.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Logging; wins over --config")]
+struct LoggingFlags {
+    /// How much to log: 0 and 1 what an operator needs, 2 and 3 what is being done, 4 everything
+    #[arg(short, long, value_name = "LEVEL", default_value_t = 0)]
+    v: u32,
+
+    /// The form of log lines: text or json
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    logging_format: String,
+
+    /// Ignored: every line is written at once
+    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    log_flush_frequency: GoDuration,
+
+    /// Ignored: there are no source files of these names
+    #[arg(long, value_name = "PATTERN=LEVEL,...", value_delimiter = ',', value_parser = command::vmodule)]
+    vmodule: Vec<Option<VModule>>,
+
+    /// Ignored: everything goes to standard error (gate LoggingAlphaOptions)
+    #[arg(long)]
+    log_text_split_stream: bool,
+
+    /// Ignored: everything goes to standard error (gate LoggingAlphaOptions)
+    #[arg(long)]
+    log_json_split_stream: bool,
+
+    /// Ignored: nothing is held back (gate LoggingAlphaOptions)
+    #[arg(long, value_name = "QUANTITY", default_value = "0")]
+    log_text_info_buffer_size: Quantity,
+
+    /// Ignored: nothing is held back (gate LoggingAlphaOptions)
+    #[arg(long, value_name = "QUANTITY", default_value = "0")]
+    log_json_info_buffer_size: Quantity,
 }
 
 impl Flags {
@@ -74,86 +132,86 @@ impl Flags {
     /// A flag is unknown or malformed, or there are arguments, of which kube-proxy takes none. So it is, too, when help or
     /// the version was asked for ([`clap::Error::use_stderr`] is false then): the error is what to print.
     pub fn parse_from_iter(command_line: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let flags = Self::try_parse_from(command_line)?;
+        let mut command = command::command();
+        let matches = command.try_get_matches_from_mut(command_line.into_iter().map(command::with_dashes))?;
+        let mut flags = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
         if !flags.arguments.is_empty() {
             let message = format!("\"kube-proxy\" does not take any arguments, got {:?}\n", flags.arguments);
-            return Err(clap::Error::raw(clap::error::ErrorKind::UnknownArgument, message));
+            return Err(clap::Error::raw(ErrorKind::UnknownArgument, message));
         }
+        command::answer_version(&flags.version)?;
+        for path in [&mut flags.config, &mut flags.manifest_dir, &mut flags.write_config_to] {
+            path.take_if(|path| path.as_os_str().is_empty());
+        }
+        (flags.listed, flags.given) = command::list(&command, &matches);
         Ok(flags)
     }
 
-    /// The configuration they ask for: that of the file, or else the defaults, with the flags that win over either.
+    /// All flags by name, and what they are, given or by default: what `/flagz` shows.
+    pub fn listed(&self) -> &[(String, String)] {
+        &self.listed
+    }
+
+    /// The configuration they ask for, with its defaults: that of the file, or else of the flags, with the flags that win over
+    /// either.
     ///
     /// # Errors
-    /// The file cannot be used.
-    pub fn configure(&self) -> Result<(Config, Vec<Warning>)> {
-        let (mut config, warnings) = match &self.config {
-            Some(file) => Config::load(file).context("failed complete")?,
-            None => (Config { kubeconfig: self.kubeconfig.clone(), ..Config::default() }, Vec::new()),
+    /// The file cannot be used, or what is needed to understand the configuration is wrong.
+    pub fn complete(&self) -> Result<Completed> {
+        self.completed().context("failed complete")
+    }
+
+    fn completed(&self) -> Result<Completed> {
+        let (mut written, warnings) = match &self.config {
+            Some(file) => KubeProxyConfiguration::read(file)?,
+            None => (self.settings.configuration(self.manifest_dir.is_some()), Vec::new()),
         };
-        if let Some(name) = &self.hostname_override {
-            config.override_hostname(name.clone());
+        if !self.hostname_override.is_empty() {
+            written.hostname_override = self.hostname_override.parse::<Hostname>()?.to_string();
         }
-        if let Some(verbosity) = self.verbosity {
-            config.override_verbosity(verbosity);
+        if self.is_given("fastpath-packet-threshold") {
+            written.nftables.fastpath_packet_threshold = Some(self.fastpath_packet_threshold);
         }
-        if let Some(format) = self.logging_format {
-            config.override_log_format(format);
+        self.merge_logging(&mut written.logging);
+        Ok(Completed::new(written, warnings, self.force_nftables)?)
+    }
+
+    /// The configuration they ask for, checked.
+    ///
+    /// # Errors
+    /// As [`Self::complete`], and of what is not valid, all.
+    pub fn configure(&self) -> Result<Loaded> {
+        self.complete()?.validate().context("failed validate")
+    }
+
+    fn merge_logging(&self, written: &mut Logging) {
+        let flags = &self.logging;
+        if self.is_given("v") {
+            written.verbosity = flags.v;
         }
-        if let Some(threshold) = self.fastpath_packet_threshold {
-            config.override_fastpath_packet_threshold(threshold);
+        if self.is_given("logging-format") {
+            written.format.clone_from(&flags.logging_format);
         }
-        Ok((config, warnings))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(flags: &str) -> Result<Flags, clap::Error> {
-        Flags::parse_from_iter(std::iter::once("kube-proxy").chain(flags.split_whitespace()).map(OsString::from))
-    }
-
-    #[test]
-    fn flags_win_over_defaults() {
-        let flags = parse("--hostname-override=Edge-1 --kubeconfig /k -v 3 --logging-format json").unwrap();
-        let (config, warnings) = flags.configure().unwrap();
-        assert_eq!(config.hostname_override.unwrap().as_str(), "edge-1");
-        assert_eq!(config.kubeconfig, Some(PathBuf::from("/k")));
-        assert_eq!((config.logging.verbosity, config.logging.format), (3, LogFormat::Json));
-        assert_eq!(warnings, []);
-        assert_eq!(parse("-v=2").unwrap(), parse("--v=2").unwrap());
+        if self.is_given("log-flush-frequency") {
+            written.flush_frequency = DurationOrNanos(flags.log_flush_frequency);
+        }
+        // Where several patterns fit, the first one counts.
+        written.vmodule.splice(..0, flags.vmodule.iter().flatten().cloned());
+        if self.is_given("log-text-split-stream") {
+            written.options.text.split_stream = flags.log_text_split_stream;
+        }
+        if self.is_given("log-json-split-stream") {
+            written.options.json.split_stream = flags.log_json_split_stream;
+        }
+        if self.is_given("log-text-info-buffer-size") {
+            written.options.text.info_buffer_size.clone_from(&flags.log_text_info_buffer_size);
+        }
+        if self.is_given("log-json-info-buffer-size") {
+            written.options.json.info_buffer_size.clone_from(&flags.log_json_info_buffer_size);
+        }
     }
 
-    #[test]
-    fn a_file_decides_about_the_kubeconfig() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let text = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n\
-                    hostnameOverride: from-file\nlogging: {verbosity: 4}\n";
-        std::fs::write(file.path(), text).unwrap();
-        let path = file.path().display();
-        let (config, _) = parse(&format!("--config {path} --kubeconfig /k -v 1")).unwrap().configure().unwrap();
-        assert_eq!(config.kubeconfig, None);
-        assert_eq!(config.hostname_override.unwrap().as_str(), "from-file");
-        assert_eq!(config.logging.verbosity, 1);
-    }
-
-    #[test]
-    fn what_is_wrong_is_said() {
-        let message = |flags: &str| parse(flags).unwrap_err().to_string();
-        assert!(message("start now").contains(r#""kube-proxy" does not take any arguments, got ["start", "now"]"#));
-        assert!(message("--hostname-override=").contains("empty hostname-override is invalid"));
-        assert!(message("--logging-format xml").contains("use text or json"));
-        assert!(message("--manifest-dir a --kubeconfig b").contains("cannot be used with"));
-        let missing = parse("--config /nowhere/config.conf").unwrap().configure().unwrap_err();
-        assert!(format!("{missing:#}").contains("/nowhere/config.conf"), "{missing:#}");
-    }
-
-    #[test]
-    fn the_version_is_one_line() {
-        let version = parse("--version").unwrap_err();
-        assert!(!version.use_stderr());
-        assert_eq!(version.to_string(), format!("Slipstream {}\n", env!("CARGO_PKG_VERSION")));
+    fn is_given(&self, name: &str) -> bool {
+        self.given.contains(name)
     }
 }

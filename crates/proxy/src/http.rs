@@ -1,7 +1,11 @@
 //! The HTTP servers: health for load balancers, metrics for monitoring.
 //!
 //! Anyone on the network may be able to connect, so that what a client can take is limited: connections, the size of a
-//! request's head (bodies are never read), the time to send it, and the time a connection lasts.
+//! request's head (bodies are not read, but for a number of 64 bytes), the time to send it, and the time a connection lasts.
+
+mod debug;
+mod negotiate;
+mod pages;
 
 use std::convert::Infallible;
 use std::io;
@@ -21,13 +25,15 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
-use telemetry::{HealthReport, Metrics, Moment};
+use telemetry::{HealthReport, Moment};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info};
 
 use crate::syncer::Telemetry;
+
+pub(crate) use self::pages::{Pages, metrics_routes};
 
 /// How long until it is tried again to listen on an address that is taken (contract §3.9).
 const BIND_RETRY: Duration = Duration::from_secs(5);
@@ -91,17 +97,6 @@ pub(crate) fn health_routes(telemetry: Telemetry) -> Router {
     Router::new().route("/healthz", any(healthz)).route("/livez", any(livez)).with_state(telemetry)
 }
 
-/// `/metrics`, and two paths that do no more than answer (contract §8.3).
-pub(crate) fn metrics_routes(telemetry: Telemetry) -> Router {
-    let text = "text/plain; charset=utf-8";
-    Router::new()
-        .route("/metrics", any(metrics))
-        .route("/healthz", any(async move || plain(text, "ok")))
-        .route("/healthz/ping", any(async move || plain(text, "ok")))
-        .route("/proxyMode", any(async move || plain(text, "nftables")))
-        .with_state(telemetry)
-}
-
 async fn healthz(State(telemetry): State<Telemetry>) -> Response {
     let report = telemetry.health.healthz(Moment::now());
     telemetry.metrics.healthz_answered(report.status);
@@ -117,10 +112,6 @@ async fn livez(State(telemetry): State<Telemetry>) -> Response {
 fn health_response(report: HealthReport) -> Response {
     let status = StatusCode::from_u16(report.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (status, plain("application/json", report.body)).into_response()
-}
-
-async fn metrics(State(telemetry): State<Telemetry>) -> Response {
-    plain(Metrics::CONTENT_TYPE, telemetry.metrics.render())
 }
 
 fn plain(content_type: &'static str, body: impl Into<String>) -> Response {

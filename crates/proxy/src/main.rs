@@ -1,13 +1,15 @@
 //! The program `kube-proxy`: command line, logging, exit code.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::CommandFactory as _;
-use config::{Config, LogFormat};
+use config::v1alpha1::KubeProxyConfiguration;
+use config::{Completed, Loaded, LogFormat, Logging};
 use proxy::Flags;
 use telemetry::logging;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 fn main() -> ExitCode {
     let flags = match Flags::parse_from_iter(std::env::args_os()) {
@@ -25,45 +27,65 @@ fn main() -> ExitCode {
 
 /// Prints what was asked for, or what is wrong with the command line after how to use it (contract §1.1).
 fn print(answer: &clap::Error) -> ExitCode {
+    let text = answer.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
     if !answer.use_stderr() {
-        print!("{answer}");
+        print!("{text}");
         return ExitCode::SUCCESS;
     }
     let usage = Flags::command().render_usage();
-    let text = answer.to_string();
-    let text = text.strip_prefix("error: ").unwrap_or(&text);
     eprintln!("{usage}\n\nError: {text}");
     ExitCode::FAILURE
 }
 
+/// In the order of contract §1.1: each step's mistakes are told before those of the next.
 fn start(flags: &Flags) -> Result<()> {
-    let configured = flags.configure();
-    // Before anything is logged, and even if the configuration that would say how is unusable.
-    let logging = configured.as_ref().map_or_else(|_| Config::default().logging, |(config, _)| config.logging);
-    let format = match logging.format {
-        LogFormat::Text => logging::Format::Text,
-        LogFormat::Json => logging::Format::Json,
-    };
-    logging::init(format, logging.verbosity).context("initialize logging")?;
-    let (config, warnings) = configured?;
+    let completed = flags.complete();
+    let asked = completed.as_ref().map_or(Ok(Logging::default()), Completed::logging);
+    // What is wrong has to be told somehow.
+    start_logging(asked.as_ref().copied().unwrap_or_default())?;
+    let completed = completed?;
+    if asked.context("initialize logging")?.verbosity >= 1 {
+        for (name, value) in flags.listed() {
+            info!("FLAG: --{name}={value:?}");
+        }
+    }
+    let loaded = completed.validate().context("failed validate")?;
+    let Loaded { config, effective, warnings } = &loaded;
     for warning in warnings {
         warn!("{warning}");
     }
-    // What comes first wins where several are given (contract §1.1).
+    // What comes first wins where several are given.
     if let Some(file) = &flags.write_config_to {
-        anyhow::bail!("--write-config-to {} is not there yet", file.display());
+        return write_config(file, effective);
     }
     if flags.cleanup {
-        return proxy::cleanup(&config);
+        return proxy::cleanup(config);
     }
     // Two threads also on a node with one CPU, so that health checks are answered while rules are compiled.
     let workers = std::thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(2, 4));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     let ended = if flags.init_only {
-        runtime.block_on(proxy::initialize(flags, &config))
+        runtime.block_on(proxy::initialize(flags, config))
     } else {
-        runtime.block_on(proxy::run(flags, &config))
+        runtime.block_on(proxy::run(flags, &loaded))
     };
     runtime.shutdown_background();
     ended
+}
+
+fn start_logging(logging: Logging) -> Result<()> {
+    let format = match logging.format {
+        LogFormat::Text => logging::Format::Text,
+        LogFormat::Json => logging::Format::Json,
+    };
+    logging::init(format, logging.verbosity).context("initialize logging")
+}
+
+/// Writes what is in force to `file` (contract §1.4).
+fn write_config(file: &Path, effective: &KubeProxyConfiguration) -> Result<()> {
+    let wrong = || format!("cannot write the configuration to {}, as --write-config-to says", file.display());
+    std::fs::write(file, effective.to_yaml()).with_context(wrong)?;
+    info!(file = %file.display(), "Wrote configuration");
+    Ok(())
 }

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use config::Config;
+use config::{Config, Loaded};
 use informer::DirectoryWatch;
+use serde_json::Value;
 use telemetry::logging;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -18,21 +19,29 @@ use crate::live::{self, Live};
 /// How often the file is read even if nothing tells of a change: it may be a link to somewhere that is not watched.
 const UNASKED: Duration = Duration::from_secs(10);
 
+/// Who follows what is in force.
+#[derive(Debug)]
+pub(crate) struct InForce {
+    pub(crate) live: watch::Sender<Live>,
+    /// The configuration as a whole, to be shown.
+    pub(crate) configuration: watch::Sender<Value>,
+}
+
 /// Has changes of the configuration file take effect, whichever way it is changed: written, replaced by another file, or
 /// by the swap of a symbolic link, as in the volume of a ConfigMap. What makes no sense is refused, and what was read before stays in
 /// force.
 ///
 /// # Errors
 /// Something changed that takes a restart (contract §1.9).
-pub(crate) async fn follow(flags: &Flags, mut running: Config, live: watch::Sender<Live>) -> Result<Infallible> {
+pub(crate) async fn follow(flags: &Flags, mut running: Config, in_force: InForce) -> Result<Infallible> {
     let Some(file) = &flags.config else { return std::future::pending().await };
     let mut directory = Directory::of(file);
     let mut told = None;
     loop {
         // First of all now: it may have changed since it was read.
         let refused = match flags.configure() {
-            Ok((wanted, _)) => {
-                apply(&mut running, wanted, &live)?;
+            Ok(loaded) => {
+                apply(&mut running, loaded, &in_force)?;
                 None
             }
             Err(error) => Some(format!("{error:#}")),
@@ -46,18 +55,20 @@ pub(crate) async fn follow(flags: &Flags, mut running: Config, live: watch::Send
 }
 
 /// Has what is wanted take effect, if anything differs.
-fn apply(running: &mut Config, wanted: Config, live: &watch::Sender<Live>) -> Result<()> {
-    if *running == wanted {
-        return Ok(());
+fn apply(running: &mut Config, loaded: Loaded, in_force: &InForce) -> Result<()> {
+    let Loaded { config: wanted, effective, .. } = loaded;
+    if *running != wanted {
+        ensure!(
+            live::applied(running, &wanted) == wanted,
+            "content of the proxy server's configuration file was updated: to take effect, it has to be started again"
+        );
+        logging::set_verbosity(wanted.logging.verbosity);
+        in_force.live.send_replace(Live::of(&wanted));
+        info!("the configuration was changed, and is in force");
+        *running = wanted;
     }
-    ensure!(
-        live::applied(running, &wanted) == wanted,
-        "content of the proxy server's configuration file was updated: to take effect, it has to be started again"
-    );
-    logging::set_verbosity(wanted.logging.verbosity);
-    live.send_replace(Live::of(&wanted));
-    info!("the configuration was changed, and is in force");
-    *running = wanted;
+    let shown = effective.to_json();
+    in_force.configuration.send_if_modified(|now| std::mem::replace(now, shown.clone()) != shown);
     Ok(())
 }
 

@@ -1,12 +1,13 @@
 //! Putting it all together.
 
-use std::fs;
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
+use std::{fs, future};
 
 use anyhow::{Context as _, Result};
 use compiler::{Compiler, Mark, Options};
-use config::Config;
+use config::{Config, KUBERNETES_VERSION, Loaded};
 use informer::Reporter;
 use model::Family;
 use netlink::{Committer, Monitor, NfTables};
@@ -18,16 +19,17 @@ use tracing::info;
 
 use crate::events::{Event, Events};
 use crate::flags::Flags;
-use crate::http::{Server, health_routes, metrics_routes};
+use crate::http::{Pages, Server, health_routes, metrics_routes};
 use crate::live::Live;
 use crate::node::{self, Follower, NodeAddresses, NodeFacts, PortAddresses};
 use crate::pacer::Pacer;
 use crate::pods;
+use crate::reload::{self, InForce};
 use crate::service_health::Questions;
 use crate::source::Source;
 use crate::syncer::{Inputs, Syncer, Telemetry};
 use crate::table::Table;
-use crate::{cleanup, fastpath, flows, initialize, reload};
+use crate::{cleanup, fastpath, flows, initialize};
 
 /// How many messages of updates may wait to be taken in. The sources wait when it is reached.
 const UPDATES: usize = 4096;
@@ -39,28 +41,32 @@ const EDITS: usize = 64;
 ///
 /// # Errors
 /// It cannot start, or cannot go on.
-pub async fn run(flags: &Flags, config: &Config) -> Result<()> {
+pub async fn run(flags: &Flags, loaded: &Loaded) -> Result<()> {
+    let config = &loaded.config;
     info!(version = env!("CARGO_PKG_VERSION"), "Version info");
     // At the start, before anything is waited for: without it, nothing else is of use.
     initialize::prepare(config)?;
     let name = node::name(config)?;
-    let source = Source::new(flags, config).await?;
     let telemetry = Telemetry {
         metrics: Arc::new(Metrics::new().context("cannot register the metrics")?),
         health: Arc::new(Health::new(Live::of(config).health_timeout(), false)),
     };
-    set_oom_score(config.oom_score_adj);
-    let (live, settings) = watch::channel(Live::of(config));
+    let reporter = reporter(telemetry.metrics.clone());
+    let source = Source::new(flags, config, &reporter).await?;
     let events = source.events(&name);
+    let (live, settings) = watch::channel(Live::of(config));
+    let (configuration, shown) = watch::channel(loaded.effective.to_json());
+    let metrics_server = metrics_server(config, telemetry.metrics.clone(), Pages::new(flags, config, shown))?;
+    set_oom_score(config.oom_score_adj);
     events.tell(Event::Starting);
     tokio::select! {
-        ended = proxy(config, settings, name, source, telemetry.clone(), events.clone()) => ended,
-        failed = reload::follow(flags, config.clone(), live) => failed.map(|never| match never {}),
-        Err(error) = health_server(config, telemetry.clone()).run() => {
+        ended = proxy(config, settings, name, source, reporter, telemetry.clone(), events.clone()) => ended,
+        failed = reload::follow(flags, config.clone(), InForce { live, configuration }) => failed.map(|never| match never {}),
+        Err(error) = health_server(config, telemetry) => {
             events.tell_last(Event::NoHealthServer(format!("{error:#}"))).await;
             Err(error)
         }
-        Err(error) = metrics_server(config, telemetry).run() => {
+        Err(error) = metrics_server.run() => {
             events.tell_last(Event::NoMetricsServer(format!("{error:#}"))).await;
             Err(error)
         }
@@ -71,24 +77,44 @@ pub async fn run(flags: &Flags, config: &Config) -> Result<()> {
     }
 }
 
-fn health_server(config: &Config, telemetry: Telemetry) -> Server {
-    Server {
+async fn health_server(config: &Config, telemetry: Telemetry) -> Result<Infallible> {
+    let Some(address) = config.healthz_address else {
+        return future::pending().await;
+    };
+    let server = Server {
         name: "health",
         setting: "healthzBindAddress",
-        address: config.healthz_address,
+        address,
         hard_fail: config.bind_address_hard_fail,
         routes: health_routes(telemetry),
-    }
+    };
+    server.run().await
 }
 
-fn metrics_server(config: &Config, telemetry: Telemetry) -> Server {
-    Server {
+fn metrics_server(config: &Config, metrics: Arc<Metrics>, pages: Pages) -> Result<Server> {
+    metrics.stands_in_for(KUBERNETES_VERSION);
+    for (name, stage, enabled) in config.features.iter() {
+        metrics.feature(name, &stage.to_string(), enabled);
+    }
+    Ok(Server {
         name: "metrics",
         setting: "metricsBindAddress",
         address: config.metrics_address,
         hard_fail: config.bind_address_hard_fail,
-        routes: metrics_routes(telemetry),
-    }
+        routes: metrics_routes(metrics, pages).context("cannot register the metrics")?,
+    })
+}
+
+/// Has what a source tells of counted.
+fn reporter(metrics: Arc<Metrics>) -> Reporter {
+    Reporter::new(move |event| match event {
+        informer::Event::Problem(problem) => metrics.object_problem(problem.kind),
+        informer::Event::WatchFailed(resource) => metrics.watch_failed(resource),
+        informer::Event::Answered { method, host, status } => metrics.request_answered(status, method, host),
+        informer::Event::Completed { method, host, elapsed, sent, received } => {
+            metrics.request_completed(method, host, elapsed, sent, received);
+        }
+    })
 }
 
 /// Connects the source to the tables. Ends only with an error.
@@ -97,14 +123,10 @@ async fn proxy(
     live: watch::Receiver<Live>,
     name: String,
     source: Source,
+    reporter: Reporter,
     telemetry: Telemetry,
     events: Events,
 ) -> Result<()> {
-    let metrics = telemetry.metrics.clone();
-    let reporter = Reporter::new(move |event| match event {
-        informer::Event::Problem(problem) => metrics.object_problem(problem.kind),
-        informer::Event::WatchFailed(resource) => metrics.watch_failed(resource),
-    });
     let (facts, status, feed) = source.open(name, config, &reporter).await?;
     let addresses = NodeAddresses::new(&facts.addresses, config);
     let families = node::families(addresses.primary, Path::new("/proc"))?;
@@ -124,7 +146,9 @@ async fn proxy(
     let follower = Follower::start(config, &facts, telemetry.health.clone(), &updates, new_addresses).await;
     let following = follower.run(status, updates.clone());
     // As tasks of their own they go on while this process ends, so that no commit has to be waited for.
-    let syncer = Syncer::new(tables, telemetry).with_questions(questions).once_synced(cleanup::remove_leftovers);
+    let external_ips = config.features.allow_service_external_ips();
+    let syncer = Syncer::new(tables, telemetry).with_questions(questions).with_external_ips(external_ips);
+    let syncer = syncer.once_synced(cleanup::remove_leftovers);
     let syncer = tokio::spawn(syncer.run(Inputs { updates: received, node_ports: changed, edits: edited, live }));
     let (feed, ports) = (tokio::spawn(feed.run(updates, reporter)), tokio::spawn(ports.follow(addresses, node_ports)));
     tokio::try_join!(

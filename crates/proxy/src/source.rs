@@ -31,18 +31,19 @@ pub(crate) enum Feed {
 }
 
 impl Source {
-    /// The source that flags and configuration ask for.
+    /// The source that flags and configuration ask for. The reporter is told of requests to the API server.
     ///
     /// # Errors
     /// There is no way to reach an API server with this configuration.
-    pub(crate) async fn new(flags: &Flags, config: &Config) -> Result<Self> {
+    pub(crate) async fn new(flags: &Flags, config: &Config, reporter: &Reporter) -> Result<Self> {
         if let Some(directory) = &flags.manifest_dir {
             return Ok(Self::Directory(directory.clone()));
         }
-        if config.kubeconfig.is_none() {
+        let master = Some(&flags.master[..]).filter(|url| !url.is_empty());
+        if config.kubeconfig.is_none() && master.is_none() {
             info!("no kubeconfig is given, using the service account of this pod");
         }
-        Ok(Self::Api(ApiServer::configure(config.kubeconfig.as_deref()).await?))
+        Ok(Self::Api(ApiServer::configure(config.kubeconfig.as_deref(), master, reporter).await?))
     }
 
     /// Who takes events about the node `name`.

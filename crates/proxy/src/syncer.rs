@@ -36,6 +36,8 @@ pub(crate) struct Syncer {
     complete: bool,
     /// What load balancers may ask, if they can.
     questions: Option<Questions>,
+    /// Whether Services are served by their external IPs.
+    external_ips: bool,
     /// What is to be done after the first sync, until it is.
     first: Option<First>,
 }
@@ -71,14 +73,27 @@ pub(crate) struct Telemetry {
 impl Syncer {
     /// One that knows nothing of the cluster yet.
     pub(crate) fn new(tables: Vec<Table>, telemetry: Telemetry) -> Self {
-        let state = State::new(SystemTime::now());
-        Self { state, tables, telemetry, complete: false, questions: None, first: None }
+        Self {
+            state: State::new(SystemTime::now()),
+            tables,
+            telemetry,
+            complete: false,
+            questions: None,
+            external_ips: true,
+            first: None,
+        }
     }
 
     /// Has load balancers told where Services have endpoints on this node.
     #[must_use]
     pub(crate) fn with_questions(self, questions: Questions) -> Self {
         Self { questions: Some(questions), ..self }
+    }
+
+    /// Has `spec.externalIPs` of Services served or not (feature gate `AllowServiceExternalIPs`).
+    #[must_use]
+    pub(crate) fn with_external_ips(self, external_ips: bool) -> Self {
+        Self { external_ips, ..self }
     }
 
     /// Has this done when every table has been written for the first time.
@@ -121,9 +136,15 @@ impl Syncer {
 
     fn take(&mut self, batch: &mut Vec<Vec<Update>>) {
         let (mut services, mut slices) = (0, 0);
-        for update in batch.drain(..).flatten() {
-            match update {
-                Update::Service(_) | Update::ServiceGone(_) => services += 1,
+        for mut update in batch.drain(..).flatten() {
+            match &mut update {
+                Update::Service(service) => {
+                    services += 1;
+                    if !self.external_ips {
+                        service.external_ips.clear();
+                    }
+                }
+                Update::ServiceGone(_) => services += 1,
                 Update::Slice(_) | Update::SliceGone(_) => slices += 1,
                 Update::ListStarted(_)
                 | Update::ListComplete(_)

@@ -149,6 +149,7 @@ mod tests {
     use std::num::NonZeroU32;
     use std::time::Duration;
 
+    use config::Config;
     use tempfile::TempDir;
 
     use super::*;
@@ -168,14 +169,12 @@ mod tests {
         root
     }
 
+    fn defaults() -> Conntrack {
+        Config::default().conntrack
+    }
+
     fn nothing() -> Conntrack {
-        let kernels = None;
-        Conntrack {
-            max_per_core: None,
-            tcp_established_timeout: kernels,
-            tcp_close_wait_timeout: kernels,
-            ..Conntrack::default()
-        }
+        Conntrack { max_per_core: None, tcp_established_timeout: None, tcp_close_wait_timeout: None, ..defaults() }
     }
 
     #[test]
@@ -188,7 +187,7 @@ mod tests {
             (32_768, 2_000_000, 64, Some(1_048_576)),
             (0, 131_072, 8, None),
         ] {
-            let conntrack = Conntrack { max_per_core: NonZeroU32::new(per_core), min, ..Conntrack::default() };
+            let conntrack = Conntrack { max_per_core: NonZeroU32::new(per_core), min, ..defaults() };
             assert_eq!(max(&conntrack, cpus).map(|setting| setting.value), value, "{per_core} {min} {cpus}");
         }
     }
@@ -218,8 +217,7 @@ mod tests {
     fn what_differs_is_written_and_hashes_only_if_there_are_too_few() {
         for (hashes, after) in [("1024\n", "32768"), ("65536\n", "65536\n")] {
             let root = kernel(&[(MAX, "4096\n"), (HASHES, hashes), (ESTABLISHED, "86400\n")]);
-            let conntrack =
-                Conntrack { max_per_core: NonZeroU32::new(1), tcp_close_wait_timeout: None, ..Conntrack::default() };
+            let conntrack = Conntrack { max_per_core: NonZeroU32::new(1), tcp_close_wait_timeout: None, ..defaults() };
             apply_in(root.path(), &conntrack, 1);
             let read = |file| fs::read_to_string(root.path().join(file)).unwrap();
             assert_eq!([MAX, HASHES, ESTABLISHED].map(read), ["131072", after, "86400\n"], "with {hashes} hashes");
@@ -229,7 +227,7 @@ mod tests {
     #[test]
     fn what_is_not_there_is_not_made() {
         let root = kernel(&[]);
-        apply_in(root.path(), &Conntrack::default(), 1);
+        apply_in(root.path(), &defaults(), 1);
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
     }
 }

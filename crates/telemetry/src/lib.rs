@@ -7,4 +7,4 @@ pub mod logging;
 mod metrics;
 
 pub use health::{Health, HealthReport, Moment};
-pub use metrics::{InterfaceSync, Invalidation, Metrics, MetricsError, SyncKind};
+pub use metrics::{InterfaceSync, Invalidation, Metrics, MetricsError, Slis, SyncKind};

@@ -11,6 +11,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
+/// Says again, in other words, what `informer` says.
+const REPEATING: [&str; 2] = ["kube_client", "kube_runtime"];
+
 /// The crates whose lines `-v` rules over. From all others only warnings are of interest.
 const OWN_CRATES: [&str; 9] =
     ["compiler", "config", "informer", "kube_proxy", "model", "netlink", "proxy", "ruleset", "telemetry"];
@@ -75,7 +78,10 @@ fn filter(verbosity: u32) -> Targets {
         2 | 3 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    Targets::new().with_default(LevelFilter::WARN).with_targets(OWN_CRATES.map(|name| (name, level)))
+    Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_targets(REPEATING.map(|name| (name, LevelFilter::OFF)))
+        .with_targets(OWN_CRATES.map(|name| (name, level)))
 }
 
 #[cfg(test)]
@@ -101,6 +107,7 @@ mod tests {
             tracing::debug!(target: "netlink::batch", "own debug");
             tracing::trace!(target: "netlink::batch", "own trace");
             tracing::warn!(target: "hyper", "other warning");
+            tracing::error!(target: "kube_runtime::watcher", "hyper has failed");
             tracing::info!(target: "hyper", "other info");
         });
         let written = written.lock().unwrap();

@@ -1,7 +1,11 @@
 //! Metrics under kube-proxy's names (contract §9), and a few of our own.
 
 mod fastpath;
+mod kubernetes;
+mod process;
 mod register;
+mod requests;
+mod slis;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,9 +13,12 @@ use model::Family;
 use prometheus::{GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 use self::fastpath::FastPath;
+use self::kubernetes::Kubernetes;
 use self::register::Register;
+use self::requests::Requests;
 
 pub use self::fastpath::{InterfaceSync, Invalidation};
+pub use self::slis::Slis;
 
 const FAMILY: &str = "ip_family";
 
@@ -25,6 +32,8 @@ pub struct Metrics {
     kernel: Kernel,
     conntrack: Conntrack,
     fast_path: FastPath,
+    requests: Requests,
+    kubernetes: Kubernetes,
     healthz: IntCounterVec,
     livez: IntCounterVec,
     object_problems: IntCounterVec,
@@ -87,15 +96,17 @@ impl Metrics {
     /// Two have the same name, or one has a malformed name: a mistake in this program, found at its start.
     pub fn new() -> Result<Self, MetricsError> {
         let registry = Registry::new();
-        let register = Register(&registry);
+        let register = Register::new(&registry);
         register.process()?;
-        register.build_info(env!("CARGO_PKG_VERSION"))?;
-        Ok(Self {
+        register.build_info()?;
+        let metrics = Self {
             syncs: Syncs::new(&register)?,
             changes: Changes::new(&register)?,
             kernel: Kernel::new(&register)?,
             conntrack: Conntrack::new(&register)?,
             fast_path: FastPath::new(&register)?,
+            requests: Requests::new(&register)?,
+            kubernetes: Kubernetes::new(&register)?,
             healthz: register.counters(
                 "kubeproxy_proxy_healthz_total",
                 "[ALPHA] Answers of /healthz by HTTP status code",
@@ -131,8 +142,10 @@ impl Metrics {
                 "Services that are not served, because the kernel refused what they need",
                 FAMILY,
             )?,
-            registry,
-        })
+            registry: registry.clone(),
+        };
+        register.totals()?;
+        Ok(metrics)
     }
 
     /// A sync was asked for, or the sync loop started.
@@ -241,11 +254,15 @@ impl Metrics {
 
     /// All metrics in the text format of Prometheus, sorted by name.
     pub fn render(&self) -> String {
-        // The encoder refuses families without a name or a metric, which a registry does not return.
-        TextEncoder::new()
-            .encode_to_string(&self.registry.gather())
-            .unwrap_or_else(|error| format!("# metrics cannot be written: {error}\n"))
+        text(&self.registry)
     }
+}
+
+fn text(registry: &Registry) -> String {
+    // The encoder refuses families without a name or a metric, which a registry does not return.
+    TextEncoder::new()
+        .encode_to_string(&registry.gather())
+        .unwrap_or_else(|error| format!("# metrics cannot be written: {error}\n"))
 }
 
 impl Syncs {
@@ -280,7 +297,7 @@ impl Syncs {
             no_local_endpoints: register.gauges_by(
                 "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
                 "[ALPHA] Ports of Services that have endpoints, but none on this node, where traffic policy Local asks for one",
-                "traffic_policy",
+                &["traffic_policy", FAMILY],
             )?,
         })
     }

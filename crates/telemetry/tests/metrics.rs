@@ -1,10 +1,11 @@
 //! Metric names, types, labels and buckets are an interface: dashboards and alerts are built on them.
 
-use std::collections::BTreeMap;
+use std::fs;
 use std::time::{Duration, UNIX_EPOCH};
 
 use model::Family;
-use telemetry::{Metrics, SyncKind};
+use telemetry::{InterfaceSync, Invalidation, Metrics, Slis, SyncKind};
+use testing::metrics::{parse, tables};
 
 /// Metrics after one event of each kind.
 fn exercised() -> Metrics {
@@ -28,49 +29,68 @@ fn exercised() -> Metrics {
     metrics.watch_failed("endpointslices");
     metrics.healthz_answered(503);
     metrics.livez_answered(200);
+    metrics.no_local_endpoints(Family::V4, 1, 2);
+    metrics.fast_path_enabled(Family::V4, true);
+    metrics.fast_path_devices(Family::V4, 3);
+    metrics.fast_path_flows(Family::V4, 4);
+    metrics.fast_path_counted(Family::V4, 5, 6, 7);
+    metrics.fast_path_invalidated(Invalidation::Endpoint, 8);
+    metrics.interfaces_synced(Family::V4, InterfaceSync::Done, Duration::from_millis(2));
+    metrics.stands_in_for("v1.36.2");
+    metrics.feature("ComponentFlagz", "BETA", true);
+    metrics.request_answered(Some(200), "GET", "10.96.0.1:443");
+    metrics.request_completed("GET", "10.96.0.1:443", Duration::from_millis(30), 0, Some(70_000));
+    metrics.request_answered(None, "POST", "10.96.0.1:443");
+    metrics.request_completed("POST", "10.96.0.1:443", Duration::from_secs(10), 300, None);
     metrics
 }
 
-/// `name type label,label bucket bucket` for each family.
-fn interface(text: &str) -> String {
-    let mut families: BTreeMap<&str, (&str, Vec<&str>, Vec<&str>)> = BTreeMap::new();
-    let mut current = "";
-    for line in text.lines() {
-        if let Some(line) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = line.split_once(' ').expect("a name and a type");
-            families.insert(name, (kind, Vec::new(), Vec::new()));
-            current = name;
-        } else if let Some((_, labels)) = line.split_once('{') {
-            let (labels, _) = labels.split_once('}').expect("a closing brace");
-            let (_, names, buckets) = families.get_mut(current).expect("a type before the first sample");
-            for (name, value) in labels.split(',').filter_map(|label| label.split_once('=')) {
-                let (list, item) =
-                    if name == "le" { (&mut *buckets, value.trim_matches('"')) } else { (&mut *names, name) };
-                if !list.contains(&item) {
-                    list.push(item);
-                }
-            }
-        }
-    }
-    let line = |(name, (kind, labels, buckets)): (&&str, &(&str, Vec<&str>, Vec<&str>))| {
-        let text = format!("{name} {kind} {} {}", labels.join(","), buckets.join(" "));
-        text.trim_end().to_owned() + "\n"
-    };
-    families.iter().map(line).collect()
-}
+const LIST: &str = include_str!("../../../docs/metrics.md");
 
 #[test]
 fn the_interface_is_the_one_checked_in() {
-    let actual = interface(&exercised().render());
-    assert_eq!(actual, include_str!("metrics.txt"), "\nwrite this to tests/metrics.txt if it is meant:\n{actual}");
+    let families = parse(&exercised().render()).unwrap();
+    let (metrics, buckets) = tables(&families);
+    let actual = format!(
+        "# Metrics\n\nAll that `/metrics` serves; those with labels appear with their first event.\n\n\
+         | metric | type | labels | meaning |\n|---|---|---|---|\n{}\n\n\
+         ## Buckets\n\n| histogram | buckets |\n|---|---|\n{}\n",
+        metrics.join("\n"),
+        buckets.join("\n")
+    );
+    let file = concat!(env!("CARGO_TARGET_TMPDIR"), "/metrics.md");
+    fs::write(file, &actual).unwrap();
+    assert!(actual == LIST, "the metrics are not those of docs/metrics.md; if that is meant, copy {file} there");
 }
 
 #[test]
-fn help_of_kube_proxys_metrics_tells_their_stability() {
-    let text = exercised().render();
-    let helps: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# HELP kubeproxy_")).collect();
-    assert_eq!(helps.len(), 16);
-    assert!(helps.iter().all(|help| help.contains(" [ALPHA] ")), "{helps:#?}");
+fn every_metric_has_had_its_event() {
+    let families = parse(&exercised().render()).unwrap();
+    let counted = families["registered_metrics_total"].samples.values().sum::<f64>();
+    let shown = families.values().filter(|family| family.help.starts_with('[')).count();
+    assert_eq!(counted, shown as f64, "an event is missing in this test");
+}
+
+/// What README names is there, what it says is not there is not.
+#[test]
+fn the_names_in_readme_are_true() {
+    let readme = include_str!("../../../README.md");
+    let (there, rest) = readme.split_once("\n### Metrics that are not there\n").unwrap();
+    let (not_there, there_too) = rest.split_once("\n##").unwrap();
+    // What goes on after an underscore stands for all that begin so.
+    let is_listed = |name: &str| LIST.contains(&format!("`{name}{}", if name.ends_with('_') { "" } else { "`" }));
+    for name in names(there).chain(names(there_too)) {
+        assert!(is_listed(name), "README names {name}");
+    }
+    let absent: Vec<_> = names(not_there).collect();
+    assert!(absent.len() > 4 && !absent.iter().any(|name| is_listed(name)), "{absent:?}");
+}
+
+/// Names of metrics in a text: those with a prefix that only they have.
+fn names(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    let prefixes = ["kubeproxy_", "slipstream_", "rest_client_", "kubernetes_", "process_", "registered_"];
+    words.filter(move |word| prefixes.iter().any(|prefix| word.starts_with(prefix)))
 }
 
 #[test]
@@ -102,10 +122,27 @@ fn events_are_counted_where_they_belong() {
         "slipstream_foreign_edits_total{ip_family=\"IPv6\"} 1",
         "slipstream_object_problems_total{kind=\"Service\"} 1",
         "slipstream_watch_failures_total{resource=\"endpointslices\"} 1",
+        "kubernetes_feature_enabled{name=\"ComponentFlagz\",stage=\"BETA\"} 1",
+        "rest_client_requests_total{code=\"200\",host=\"10.96.0.1:443\",method=\"GET\"} 1",
+        "rest_client_requests_total{code=\"<error>\",host=\"10.96.0.1:443\",method=\"POST\"} 1",
+        "rest_client_request_duration_seconds_sum{host=\"10.96.0.1:443\",verb=\"GET\"} 0.03",
+        "rest_client_request_duration_seconds_sum{host=\"10.96.0.1:443\",verb=\"POST\"} 10",
+        "rest_client_request_size_bytes_sum{host=\"10.96.0.1:443\",verb=\"POST\"} 300",
+        "rest_client_response_size_bytes_sum{host=\"10.96.0.1:443\",verb=\"GET\"} 70000",
+        "disabled_metrics_total 0",
+        "hidden_metrics_total 0",
     ];
     for sample in samples {
         assert!(text.lines().any(|line| line == sample), "{sample} is not in\n{text}");
     }
+    let version = env!("CARGO_PKG_VERSION");
+    let build = format!(
+        "\nkubernetes_build_info{{build_date=\"\",compiler=\"rustc\",git_commit=\"\",git_tree_state=\"\",\
+         git_version=\"v1.36.2+slipstream.{version}\",go_version=\"\",major=\"1\",minor=\"36\",platform=\"linux"
+    );
+    assert!(text.contains(&build), "{text}");
+    // No answer has no size.
+    assert!(!text.contains("response_size_bytes_sum{host=\"10.96.0.1:443\",verb=\"POST\"}"));
     // A failed sync is not the last successful one.
     assert!(!text.contains("last_timestamp_seconds{ip_family=\"IPv6\"}"));
 }
@@ -118,4 +155,28 @@ fn pending_changes_show_until_the_next_sync() {
     let text = metrics.render();
     assert!(text.contains("\nkubeproxy_sync_proxy_rules_service_changes_pending 4\n"));
     assert!(text.contains("\nkubeproxy_sync_proxy_rules_endpoint_changes_pending 9\n"));
+}
+
+/// A bug that was: the library's collector counts whole seconds, of which rates are spikes.
+#[test]
+fn cpu_time_is_counted_in_fractions_of_a_second() {
+    let families = parse(&Metrics::new().unwrap().render()).unwrap();
+    let seconds = families["process_cpu_seconds_total"].samples.values().sum::<f64>();
+    assert!(seconds > 0.0 && seconds.fract() != 0.0, "{seconds}");
+}
+
+#[test]
+fn health_checks_are_counted_until_they_are_reset() {
+    let slis = Slis::new().unwrap();
+    let names = || parse(&slis.render()).unwrap().into_keys().collect::<Vec<_>>();
+    assert_eq!(names(), ["process_start_time_seconds"]);
+    slis.answered();
+    slis.answered();
+    assert_eq!(names(), ["kubernetes_healthcheck", "kubernetes_healthchecks_total", "process_start_time_seconds"]);
+    let text = slis.render();
+    assert!(text.contains("\nkubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1\n"), "{text}");
+    let total = "\nkubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"healthz\"} 2\n";
+    assert!(text.contains(total), "{text}");
+    slis.reset();
+    assert_eq!(names(), ["process_start_time_seconds"]);
 }

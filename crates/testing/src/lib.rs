@@ -5,6 +5,7 @@
 //! - [`api`]: a fake Kubernetes API server, with faults to switch on.
 //! - [`deprived`]: tests that must not change the network.
 //! - [`http`]: a client for the proxy's own servers.
+//! - [`metrics`]: a strict reader of the proxy's metrics.
 //! - [`objects`]: Kubernetes objects, built in one line each.
 //! - [`scale`]: many Services at once.
 //!
@@ -15,6 +16,7 @@ mod children;
 pub mod api;
 pub mod deprived;
 pub mod http;
+pub mod metrics;
 pub mod netns;
 pub mod objects;
 pub mod scale;

@@ -1,11 +1,10 @@
 //! Addresses, prefixes and what tells local traffic.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use model::{Family, PerFamily, parse_address, parse_prefix};
 
 use super::{Check, non_empty, quoted};
-use crate::config::Config;
 use crate::error::ErrorKind;
 use crate::v1alpha1::KubeProxyConfiguration;
 use crate::values::{Hostname, InterfaceName, LocalTraffic, NodePortAddresses};
@@ -16,43 +15,28 @@ const CLUSTER_CIDRS: &str = "DetectLocalConfiguration.ClusterCIDRs";
 
 impl Check {
     pub(super) fn bind_address(&mut self, written: &KubeProxyConfiguration) -> IpAddr {
-        let default = Config::default().bind_address;
-        let Some(text) = non_empty(&written.bind_address) else {
-            return default;
-        };
-        parse_address(text).unwrap_or_else(|_| {
-            self.invalid("BindAddress", quoted(text), "not a valid textual representation of an IP address");
-            default
+        parse_address(&written.bind_address).unwrap_or_else(|_| {
+            let detail = "not a valid textual representation of an IP address";
+            self.invalid("BindAddress", quoted(&written.bind_address), detail);
+            Ipv4Addr::UNSPECIFIED.into()
         })
     }
 
-    pub(super) fn healthz_address(&mut self, written: &KubeProxyConfiguration, bind: IpAddr) -> SocketAddr {
-        let default: IpAddr = match Family::of(bind) {
-            Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
-            Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let default = SocketAddr::new(default, Config::HEALTHZ_PORT);
-        self.server_address("HealthzBindAddress", non_empty(&written.healthz_bind_address), default)
+    /// `None` if there is to be none.
+    pub(super) fn healthz_address(&mut self, written: &KubeProxyConfiguration) -> Option<SocketAddr> {
+        self.server_address("HealthzBindAddress", non_empty(&written.healthz_bind_address)?)
     }
 
-    pub(super) fn metrics_address(&mut self, written: &KubeProxyConfiguration, bind: IpAddr) -> SocketAddr {
-        let default: IpAddr = match Family::of(bind) {
-            Family::V4 => Ipv4Addr::LOCALHOST.into(),
-            Family::V6 => Ipv6Addr::LOCALHOST.into(),
-        };
-        let default = SocketAddr::new(default, Config::METRICS_PORT);
-        self.server_address("MetricsBindAddress", non_empty(&written.metrics_bind_address), default)
+    pub(super) fn metrics_address(&mut self, written: &KubeProxyConfiguration) -> SocketAddr {
+        let address = self.server_address("MetricsBindAddress", &written.metrics_bind_address);
+        address.unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into())
     }
 
-    /// An address alone gets the default's port.
-    fn server_address(&mut self, path: &str, written: Option<&str>, default: SocketAddr) -> SocketAddr {
-        let Some(text) = written else { return default };
-        if let Ok(address) = parse_address(text) {
-            return SocketAddr::new(address, default.port());
-        }
+    /// `None` only after a mistake.
+    fn server_address(&mut self, path: &str, text: &str) -> Option<SocketAddr> {
         let Some((host, port)) = split_host_port(text) else {
             self.invalid(path, quoted(text), "must be IP:port");
-            return default;
+            return None;
         };
         let address = parse_address(host);
         if address.is_err() {
@@ -62,10 +46,7 @@ impl Check {
         if port.is_none() {
             self.invalid(path, quoted(text), "must be a valid port");
         }
-        match (address, port) {
-            (Ok(address), Some(port)) => SocketAddr::new(address, port),
-            _ => default,
-        }
+        Some(SocketAddr::new(address.ok()?, port?))
     }
 
     pub(super) fn node_port_addresses(&mut self, written: &KubeProxyConfiguration) -> NodePortAddresses {
@@ -95,18 +76,16 @@ impl Check {
     pub(super) fn local_traffic(&mut self, written: &KubeProxyConfiguration) -> LocalTraffic {
         let detect = &written.detect_local;
         let none = LocalTraffic::ClusterCidr(PerFamily::default());
-        match non_empty(&written.detect_local_mode) {
-            None | Some("ClusterCIDR") => {
-                LocalTraffic::ClusterCidr(self.cluster_cidrs(non_empty(&written.cluster_cidr)))
-            }
-            Some("NodeCIDR") => LocalTraffic::NodeCidr,
-            Some("BridgeInterface") => self
+        match &written.detect_local_mode[..] {
+            "ClusterCIDR" => LocalTraffic::ClusterCidr(self.cluster_cidrs(non_empty(&written.cluster_cidr))),
+            "NodeCIDR" => LocalTraffic::NodeCidr,
+            "BridgeInterface" => self
                 .interface("DetectLocalConfiguration.InterfaceName", &detect.bridge_interface)
                 .map_or(none, LocalTraffic::BridgeInterface),
-            Some("InterfaceNamePrefix") => self
+            "InterfaceNamePrefix" => self
                 .interface("DetectLocalConfiguration.InterfacePrefix", &detect.interface_name_prefix)
                 .map_or(none, LocalTraffic::InterfaceNamePrefix),
-            Some(mode) => {
+            mode => {
                 let path = "KubeProxyConfiguration.DetectLocalMode".to_owned();
                 self.add(path, ErrorKind::Unsupported, quoted(mode), DETECT_LOCAL_MODES);
                 none
@@ -114,8 +93,7 @@ impl Check {
         }
     }
 
-    fn interface(&mut self, path: &str, written: &Option<String>) -> Option<InterfaceName> {
-        let text = written.as_deref().unwrap_or_default();
+    fn interface(&mut self, path: &str, text: &str) -> Option<InterfaceName> {
         match text.parse() {
             Ok(name) => Some(name),
             Err(_) if text.is_empty() => {

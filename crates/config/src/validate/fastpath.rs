@@ -3,73 +3,60 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::numbers::{NOT_NEGATIVE, POSITIVE};
 use super::{Check, quoted};
+use crate::InterfaceName;
 use crate::config::{FastPath, Revalidation};
 use crate::v1alpha1::Nftables;
-use crate::{GoDuration, InterfaceName};
 
 impl Check {
     pub(super) fn fast_path(&mut self, written: &Nftables) -> Option<FastPath> {
-        let default = FastPath::default();
-        let threshold = match written.fastpath_packet_threshold {
-            None => Some(default.threshold),
-            Some(number) => {
-                let threshold = u32::try_from(number);
-                threshold.map_or_else(
-                    |_| {
-                        self.invalid("KubeProxyNFTablesConfiguration.FastpathPacketThreshold", number, NOT_NEGATIVE);
-                        None
-                    },
-                    NonZeroU32::new,
-                )
-            }
-        };
         let (min, period) = (written.fastpath_min_interface_sync_period, written.fastpath_interface_sync_period);
-        let (min_path, path) = (nftables("FastpathMinInterfaceSyncPeriod"), nftables("FastpathInterfaceSyncPeriod"));
-        let settings = FastPath {
-            threshold: threshold.unwrap_or(default.threshold),
-            all_frontends: self.scope(written.fastpath_scope.as_deref()),
-            dry_run: written.fastpath_dry_run.unwrap_or_default(),
-            exclude_interfaces: self.interfaces(written.fastpath_exclude_interfaces.as_deref().unwrap_or_default()),
-            min_interface_sync_period: self.period(&min_path, min, default.min_interface_sync_period, NOT_NEGATIVE),
-            interface_sync_period: self.period(&path, period, default.interface_sync_period, POSITIVE),
-            revalidation: self.revalidation(written.fastpath_revalidation_period),
-        };
-        threshold.map(|_| settings)
+        let threshold = written.fastpath_packet_threshold.unwrap_or_default();
+        let threshold = NonZeroU32::new(self.count(&path("FastpathPacketThreshold"), threshold));
+        // Checked also if the fast path is off.
+        let all_frontends = self.scope(&written.fastpath_scope);
+        let exclude_interfaces = self.interfaces(&written.fastpath_exclude_interfaces);
+        let min_interface_sync_period = self.not_negative(&path("FastpathMinInterfaceSyncPeriod"), min);
+        let interface_sync_period = self.positive(&path("FastpathInterfaceSyncPeriod"), period);
+        let revalidation = self.revalidation(written);
+        threshold.map(|threshold| FastPath {
+            threshold,
+            all_frontends,
+            dry_run: written.fastpath_dry_run,
+            exclude_interfaces,
+            min_interface_sync_period,
+            interface_sync_period,
+            revalidation,
+        })
     }
 
-    fn revalidation(&mut self, written: Option<GoDuration>) -> Revalidation {
-        if written.is_none() {
+    fn revalidation(&mut self, written: &Nftables) -> Revalidation {
+        let Some(period) = written.fastpath_revalidation_period else {
             return Revalidation::ByKernel;
-        }
-        match self.period(&nftables("FastpathRevalidationPeriod"), written, Duration::ZERO, NOT_NEGATIVE) {
+        };
+        match self.not_negative(&path("FastpathRevalidationPeriod"), period) {
             Duration::ZERO => Revalidation::Never,
             period => Revalidation::Every(period),
         }
     }
 
-    fn scope(&mut self, written: Option<&str>) -> bool {
-        match written {
-            None | Some("" | "ClusterIP") => false,
-            Some("All") => true,
-            Some(unknown) => {
-                self.invalid(&nftables("FastpathScope"), quoted(unknown), "must be ClusterIP or All");
-                false
-            }
+    fn scope(&mut self, written: &str) -> bool {
+        if !matches!(written, "ClusterIP" | "All") {
+            self.invalid(&path("FastpathScope"), quoted(written), "must be ClusterIP or All");
         }
+        written == "All"
     }
 
     fn interfaces(&mut self, patterns: &[String]) -> Vec<String> {
         for (index, pattern) in patterns.iter().enumerate() {
             if let Err(error) = pattern.strip_suffix('*').unwrap_or(pattern).parse::<InterfaceName>() {
-                self.invalid(&nftables(&format!("FastpathExcludeInterfaces[{index}]")), quoted(pattern), error);
+                self.invalid(&path(&format!("FastpathExcludeInterfaces[{index}]")), quoted(pattern), error);
             }
         }
         patterns.to_vec()
     }
 }
 
-fn nftables(field: &str) -> String {
+fn path(field: &str) -> String {
     format!("KubeProxyNFTablesConfiguration.{field}")
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use kube::Api;
-use kube::runtime::watcher::{self, Config, Event, ListSemantic};
+use kube::runtime::watcher::{self, Config, ListSemantic};
 use serde::de::DeserializeOwned;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
@@ -15,7 +15,7 @@ use super::failure::Failure;
 use super::retry::Retry;
 use crate::client::ApiServer;
 use crate::lenient::Lenient;
-use crate::problem::Reporter;
+use crate::problem::{Event, Reporter};
 use crate::slim::{ApiObject, Item};
 
 /// How long the server may take for a list. It gives up by itself after a minute (`--request-timeout`); this is for one that
@@ -120,16 +120,16 @@ where
         }
     }
 
-    async fn take(&mut self, event: Event<Item<T>>) -> Result<(), Unwanted> {
-        self.awaits_list = matches!(event, Event::Init);
+    async fn take(&mut self, event: watcher::Event<Item<T>>) -> Result<(), Unwanted> {
+        self.awaits_list = matches!(event, watcher::Event::Init);
         if !self.awaits_list {
             self.recovered();
         }
         let seen = match event {
-            Event::Init => Seen::ListStarted,
-            Event::InitDone => Seen::ListComplete,
-            Event::InitApply(item) | Event::Apply(item) => Seen::Object(item.object),
-            Event::Delete(item) => Seen::Gone(item.object),
+            watcher::Event::Init => Seen::ListStarted,
+            watcher::Event::InitDone => Seen::ListComplete,
+            watcher::Event::InitApply(item) | watcher::Event::Apply(item) => Seen::Object(item.object),
+            watcher::Event::Delete(item) => Seen::Gone(item.object),
         };
         self.sink.take(seen).await
     }
@@ -159,7 +159,7 @@ where
             debug!(server = self.server.url, "the watch of {} ended ({failure}) and is resumed", T::PLURAL);
             return sleep(delay).await;
         };
-        self.reporter.watch_failed(T::PLURAL);
+        self.reporter.tell_of(Event::WatchFailed(T::PLURAL));
         let message = error.to_string();
         if self.retry.is_news(&message) {
             let seconds = delay.as_secs_f32();
@@ -171,9 +171,9 @@ where
 
 /// The next event, which has to come within `patience`.
 async fn next<T>(
-    mut events: Pin<&mut impl Stream<Item = watcher::Result<Event<T>>>>,
+    mut events: Pin<&mut impl Stream<Item = watcher::Result<watcher::Event<T>>>>,
     patience: Duration,
-) -> Result<Event<T>, Failure> {
+) -> Result<watcher::Event<T>, Failure> {
     match timeout(patience, events.next()).await {
         Ok(Some(event)) => event.map_err(Failure::Watcher),
         Ok(None) => Err(Failure::Ended),

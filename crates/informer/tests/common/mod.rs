@@ -3,10 +3,11 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use informer::{ApiServer, Event, Problem, Reporter, watch_api};
+use informer::{ApiServer, ClientError, Event, Problem, Reporter, watch_api};
 use model::{Family, Service, ServiceName, State, Update};
 use tempfile::TempDir;
 use testing::api::FakeApi;
@@ -20,7 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How to reach a fake API server.
 pub(crate) async fn server(api: &FakeApi) -> ApiServer {
     let dir = TempDir::new().unwrap();
-    ApiServer::configure(Some(&api.kubeconfig(dir.path()).unwrap())).await.unwrap()
+    configure(Some(&api.kubeconfig(dir.path()).unwrap())).await.unwrap()
+}
+
+/// The API server of a kubeconfig, where nobody wants to know of requests.
+pub(crate) async fn configure(kubeconfig: Option<&Path>) -> Result<ApiServer, ClientError> {
+    ApiServer::configure(kubeconfig, None, &Reporter::new(|_| {})).await
 }
 
 /// A source that watches it.
@@ -54,6 +60,7 @@ impl<T: Send + 'static> Informed<T> {
         let reporter = Reporter::new(move |event| match event {
             Event::Problem(problem) => sink.lock().unwrap().push(problem.clone()),
             Event::WatchFailed(resource) => failure_sink.lock().unwrap().push(resource),
+            Event::Answered { .. } | Event::Completed { .. } => {}
         });
         let source = tokio::spawn(make(sender, reporter));
         Self { state: State::new(SystemTime::UNIX_EPOCH), lists: 0, problems, failures, source, updates }

@@ -1,8 +1,10 @@
 //! Real requests over loopback.
 
+mod pages;
+
 use std::net::{IpAddr, SocketAddr};
 
-use telemetry::Health;
+use telemetry::{Health, Metrics};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
@@ -10,6 +12,10 @@ use super::*;
 fn telemetry() -> Telemetry {
     let health = Health::new(Duration::from_secs(60), true);
     Telemetry { metrics: Arc::new(Metrics::new().unwrap()), health: Arc::new(health) }
+}
+
+fn metrics_pages() -> Router {
+    metrics_routes(telemetry().metrics, pages::some()).unwrap()
 }
 
 async fn serve_on_loopback(routes: Router) -> SocketAddr {
@@ -61,7 +67,7 @@ async fn health_is_served_by_any_method() {
 
 #[tokio::test]
 async fn metrics_and_mode_are_served() {
-    let address = serve_on_loopback(metrics_routes(telemetry())).await;
+    let address = serve_on_loopback(metrics_pages()).await;
     let mode = request(address, "GET", "/proxyMode").await;
     assert!(mode.contains("content-type: text/plain; charset=utf-8\r\nx-content-type-options: nosniff\r\n"), "{mode}");
     assert_eq!(body(&mode), "nftables");
@@ -74,7 +80,7 @@ async fn metrics_and_mode_are_served() {
 
 #[tokio::test]
 async fn what_is_too_large_or_no_http_is_refused() {
-    let address = serve_on_loopback(metrics_routes(telemetry())).await;
+    let address = serve_on_loopback(metrics_pages()).await;
     let large = format!("GET /healthz HTTP/1.1\r\nHost: node\r\nX: {}\r\n\r\n", "x".repeat(2 * MAX_HEAD));
     assert!(exchange(address, large.as_bytes()).await.starts_with("HTTP/1.1 431 "));
     assert!(exchange(address, b"\x16\x03\x01\x02\x00 no HTTP\r\n\r\n").await.starts_with("HTTP/1.1 400 "));
@@ -83,7 +89,7 @@ async fn what_is_too_large_or_no_http_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn who_sends_no_request_is_cut_off() {
-    let address = serve_on_loopback(metrics_routes(telemetry())).await;
+    let address = serve_on_loopback(metrics_pages()).await;
     let start = tokio::time::Instant::now();
     exchange(address, b"GET /healthz HTTP/1.1\r\n").await;
     assert_eq!(start.elapsed().as_secs(), HEAD_TIMEOUT.as_secs());
@@ -91,7 +97,7 @@ async fn who_sends_no_request_is_cut_off() {
 
 #[tokio::test]
 async fn more_connections_than_there_is_room_for_wait() {
-    let address = serve_on_loopback(metrics_routes(telemetry())).await;
+    let address = serve_on_loopback(metrics_pages()).await;
     let mut idle = Vec::new();
     for _ in 0..MAX_CONNECTIONS {
         idle.push(TcpStream::connect(address).await.unwrap());
@@ -127,7 +133,7 @@ async fn a_taken_address_is_waited_for_or_fatal() {
         setting: "metricsBindAddress",
         address,
         hard_fail,
-        routes: metrics_routes(telemetry()),
+        routes: metrics_pages(),
     };
     let error = server(true).run().await.unwrap_err();
     assert!(format!("{error:#}").starts_with(&format!("the metrics server cannot listen on {address}: ")), "{error:#}");

@@ -161,7 +161,8 @@ fn leftovers_of_each_mode_go_and_what_is_of_others_stays() {
     }
     let log = cleanup(&node);
     assert_is(&node, &others);
-    assert_eq!(log.lines().count(), 1, "a second time, there is nothing to do: {log}");
+    let did_something = ["removed", "deleted", "destroyed", "ERROR"].iter().any(|told| log.contains(told));
+    assert!(!did_something, "a second time, there is nothing to do: {log}");
 }
 
 #[test]

@@ -4,8 +4,12 @@
 
 mod api;
 mod cleanup;
+mod command_line;
 mod directory;
+mod effective;
 mod events;
+mod features;
+mod http;
 mod initialize;
 mod node;
 mod process;

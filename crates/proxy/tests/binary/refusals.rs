@@ -79,18 +79,3 @@ fn a_taken_port_is_fatal_only_if_it_is_to_be() {
     drop(taken);
     proxy.wait_for_status(METRICS_PORT, "/proxyMode", 200);
 }
-
-#[test]
-fn the_command_line_is_checked() {
-    let namespace = Namespace::new("node").unwrap();
-    let start = |argument: &str| Proxy::start(&namespace, &[argument]);
-    refused(start("now"), &[r#"Error: "kube-proxy" does not take any arguments, got ["now"]"#]);
-    let (status, printed) = start("--verbos=1").wait_for_end();
-    assert_eq!(status.code(), Some(1));
-    assert!(printed.starts_with("Usage: kube-proxy") && printed.contains("Error: unexpected argument"), "{printed}");
-
-    let (status, printed) = start("--help").wait_for_end();
-    assert!(status.success() && printed.contains("--manifest-dir <DIR>"), "{printed}");
-    let (status, printed) = start("--version").wait_for_end();
-    assert!(status.success() && printed.starts_with("Slipstream "), "{printed}");
-}

@@ -35,8 +35,9 @@ async fn the_tables_follow_the_scope_of_the_fast_path() {
     web.ports[0].node_port = PortNumber::new(30_080);
     harness.send(Update::Service(web)).await;
     harness.send(slice("web", 1)).await;
-    let all = FastPath { all_frontends: true, ..FastPath::default() };
-    for (fast_path, node_ports) in [(Some(all.clone()), 1), (None, 0), (Some(all), 1), (Some(FastPath::default()), 0)] {
+    let cluster_ips = settings().fast_path.unwrap();
+    let all = FastPath { all_frontends: true, ..cluster_ips.clone() };
+    for (fast_path, node_ports) in [(Some(all.clone()), 1), (None, 0), (Some(all), 1), (Some(cluster_ips), 0)] {
         harness.live.send_replace(Live { fast_path, ..settings() });
         sleep(HOUR).await;
         assert_eq!(harness.elements_of("fast-path-nodeports"), node_ports);
