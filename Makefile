@@ -17,9 +17,10 @@ ifneq ($(SUDO_USER),)
   endif
 endif
 
-# Debian packages: to build (C libraries and what finds them), and to test (network namespaces, nft as the judge).
+# Debian packages: to build (C libraries and what finds them), and to test (network namespaces, nft as the judge, and the programs that
+# kube-proxy's other modes run).
 BUILD_PACKAGES := gcc libc6-dev pkg-config libnftnl-dev libmnl-dev
-TEST_PACKAGES := nftables iproute2 util-linux procps time
+TEST_PACKAGES := nftables iproute2 util-linux procps time iptables ipset ipvsadm
 
 help: ## This list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -115,13 +115,30 @@ impl Proxy {
         fs::write(self.path("kube-proxy.yaml"), settings.to_string()).context("cannot change the configuration")
     }
 
-    fn spawn(&mut self, configuration: &Path) -> Result<()> {
-        ensure!(self.process.is_none(), "it runs already");
-        let log = File::options().create(true).append(true).open(self.log_path())?;
+    /// Runs another one with `--cleanup` to its end, which has to be a good one. Returns what it logs.
+    ///
+    /// # Errors
+    /// It fails, or cannot be started.
+    pub fn clean_up(&self) -> Result<String> {
+        let output = self.command()?.arg("--cleanup").output().context("cannot run kube-proxy --cleanup")?;
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "kube-proxy --cleanup has ended, {}:\n{log}", output.status);
+        Ok(log)
+    }
+
+    /// The binary on the node, with the capabilities that it may have.
+    fn command(&self) -> Result<Command> {
         // The kernel kills it with us: neither Ctrl-C nor a test run that is shot leaves it behind.
         let mut command = self.cluster.node.command("setpriv");
         command.args(["--pdeathsig", "KILL"]);
         command.args(["--bounding-set", self.capabilities, "--inh-caps=-all", "--no-new-privs", "--"]).arg(binary()?);
+        Ok(command)
+    }
+
+    fn spawn(&mut self, configuration: &Path) -> Result<()> {
+        ensure!(self.process.is_none(), "it runs already");
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let mut command = self.command()?;
         command.arg("--config").arg(configuration).args(["-v", "4", "--hostname-override"]);
         match &self.api {
             Some((name, _)) => command.arg(name),

@@ -166,7 +166,7 @@ fn padded<const N: usize>(bytes: &[u8]) -> Option<Words<N>> {
 }
 
 /// What an element maps to; [`Data::None`] if we could not write it.
-fn datum(value: &[u8]) -> Result<Data, Malformed> {
+pub(crate) fn datum(value: &[u8]) -> Result<Data, Malformed> {
     for attribute in attributes(value) {
         match attribute? {
             (uapi::NFTA_DATA_VALUE, bytes) => return Ok(padded(bytes).map_or(Data::None, Data::Value)),

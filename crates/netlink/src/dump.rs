@@ -7,7 +7,7 @@ use ruleset::{Element, Found, FoundChain, FoundSet, Name, ReadError};
 
 use crate::attributes::Attributes;
 use crate::decode::{self, Declared};
-use crate::message::{MESSAGE_HEADER, Malformed, Message, NETFILTER_HEADER, messages, number, u32_at};
+use crate::message::{Malformed, Message, compose, messages, number, u32_at};
 use crate::reply::decode_error;
 use crate::rule_text::rule_text;
 use crate::socket::{ReceiveBuffer, Socket};
@@ -40,6 +40,17 @@ pub(crate) enum Fault {
     Interrupted,
     /// Anything else.
     Failed(io::Error),
+}
+
+impl Fault {
+    /// What the kernel said, for those to whom it is all the same.
+    pub(crate) fn into_io(self) -> io::Error {
+        match self {
+            Self::Missing => io::Error::from_raw_os_error(libc::ENOENT),
+            Self::Interrupted => io::ErrorKind::Interrupted.into(),
+            Self::Failed(error) => error,
+        }
+    }
 }
 
 impl Reader<'_> {
@@ -255,25 +266,13 @@ fn malformed(Malformed: Malformed) -> Fault {
     Fault::Failed(io::Error::new(io::ErrorKind::InvalidData, "an answer of the kernel's makes no sense"))
 }
 
-/// A message that asks for something: `struct nlmsghdr`, `struct nfgenmsg`, attributes.
+/// A message that asks nf_tables for something.
 pub(crate) fn request(
     kind: libc::c_int,
     flags: libc::c_int,
     family: u8,
     fill: impl FnOnce(&mut Attributes),
 ) -> Vec<u8> {
-    let mut attributes = Attributes::default();
-    fill(&mut attributes);
-    let length = MESSAGE_HEADER + NETFILTER_HEADER + attributes.as_bytes().len();
     let kind = (libc::NFNL_SUBSYS_NFTABLES << 8 | kind) as u16;
-    let flags = (libc::NLM_F_REQUEST | flags) as u16;
-    let mut message = Vec::with_capacity(length);
-    message.extend_from_slice(&(length as u32).to_ne_bytes());
-    message.extend_from_slice(&kind.to_ne_bytes());
-    message.extend_from_slice(&flags.to_ne_bytes());
-    // Sequence number and port: there is one answer at a time, and the kernel knows the port.
-    message.extend_from_slice(&[0; 8]);
-    message.extend_from_slice(&[family, libc::NFNETLINK_V0 as u8, 0, 0]);
-    message.extend_from_slice(attributes.as_bytes());
-    message
+    compose(kind, flags, [family, libc::NFNETLINK_V0 as u8, 0, 0], fill)
 }

@@ -122,6 +122,12 @@ impl Encoder<'_> {
             // A rule without a number, to be deleted, stands for all rules of its chain.
             Op::FlushChain(name) => self.put(&nftnl::Rule::new(&self.chain(name)), MsgType::Del),
             Op::AddRule(rule) => self.add_rule(rule),
+            Op::DeleteRule { chain, handle } => {
+                self.attributes.put_name(uapi::NFTA_RULE_TABLE, &self.transaction.table);
+                self.attributes.put_name(uapi::NFTA_RULE_CHAIN, chain);
+                self.attributes.put(uapi::NFTA_RULE_HANDLE, &handle.to_be_bytes());
+                self.put(&self.header(libc::NFT_MSG_DELRULE), MsgType::Del)
+            }
             Op::AddSet(set) => {
                 let id = part.op as u32;
                 sets::declare(&mut self.attributes, set, self.transaction, id);

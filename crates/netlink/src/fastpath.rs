@@ -89,7 +89,7 @@ impl NfTables {
 
 impl Reader<'_> {
     /// What `pick` finds in the messages of an answer. While others commit, the answer is from before or after.
-    fn survey<T>(
+    pub(crate) fn survey<T>(
         &mut self,
         request: &[u8],
         pick: impl Fn(Message<'_>) -> Result<Option<T>, Malformed>,

@@ -10,6 +10,9 @@
 //! `nft` itself would, so that administrators can read the result with any `nft` (`tests/bytecode.rs` compares).
 //!
 //! [`Conntrack`] lists the connections that the kernel tracks, however many there are, and deletes those it is told to.
+//!
+//! [`Ipvs`], [`IpSets`] and [`legacy_chains`] are for what other ways to serve Services leave behind. None of them makes the kernel
+//! load anything.
 
 mod attributes;
 mod batch;
@@ -23,10 +26,14 @@ mod elements;
 mod encode;
 mod expression;
 mod fastpath;
+mod ipset;
+mod ipvs;
+mod legacy;
 mod message;
 mod monitor;
 mod nf_tables;
 mod outcome;
+mod outline;
 mod reply;
 mod rule_text;
 mod sets;
@@ -36,5 +43,9 @@ mod uapi;
 pub use committer::{Committer, Reconciled};
 pub use conntrack::{Conntrack, ConntrackError, Flow, Flows, Tally, Tuple};
 pub use fastpath::{ForwardChain, FoundFlowtable, Place};
+pub use ipset::IpSets;
+pub use ipvs::{Ipvs, VirtualServer};
+pub use legacy::legacy_chains;
 pub use monitor::{ForeignEdit, Monitor, Program};
 pub use nf_tables::{NfTables, OpenError};
+pub use outline::Jump;

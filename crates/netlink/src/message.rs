@@ -2,6 +2,8 @@
 
 use ruleset::Name;
 
+use crate::attributes::Attributes;
+
 /// What arrived is not what netlink's messages look like.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
@@ -9,7 +11,7 @@ pub(crate) struct Malformed;
 /// The length of `struct nlmsghdr`.
 pub(crate) const MESSAGE_HEADER: usize = 16;
 
-/// The length of `struct nfgenmsg`.
+/// The length of `struct nfgenmsg`, and of `struct genlmsghdr`.
 pub(crate) const NETFILTER_HEADER: usize = 4;
 
 /// A message.
@@ -91,6 +93,29 @@ fn split(bytes: &[u8], length: usize, header: usize) -> Option<(&[u8], &[u8])> {
     let (item, _) = bytes.split_at_checked(length)?;
     let after = bytes.get(length.checked_next_multiple_of(4)?..).unwrap_or_default();
     Some((item, after))
+}
+
+/// A request: `struct nlmsghdr`, the four bytes that begin what is netfilter's or generic netlink's (`struct nfgenmsg`,
+/// `struct genlmsghdr`), attributes.
+pub(crate) fn compose(
+    kind: u16,
+    flags: libc::c_int,
+    head: [u8; NETFILTER_HEADER],
+    fill: impl FnOnce(&mut Attributes),
+) -> Vec<u8> {
+    let mut attributes = Attributes::default();
+    fill(&mut attributes);
+    let length = MESSAGE_HEADER + NETFILTER_HEADER + attributes.as_bytes().len();
+    let flags = (libc::NLM_F_REQUEST | flags) as u16;
+    let mut message = Vec::with_capacity(length);
+    message.extend_from_slice(&(length as u32).to_ne_bytes());
+    message.extend_from_slice(&kind.to_ne_bytes());
+    message.extend_from_slice(&flags.to_ne_bytes());
+    // Sequence number and port: there is one answer at a time, and the kernel knows the port.
+    message.extend_from_slice(&[0; 8]);
+    message.extend_from_slice(&head);
+    message.extend_from_slice(attributes.as_bytes());
+    message
 }
 
 /// A number in network byte order.

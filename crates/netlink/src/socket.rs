@@ -21,7 +21,7 @@ const SEND_BUFFER: usize = 212_992;
 /// is of one commit.
 const PORT_OFFSET: u32 = 12;
 
-/// A socket that talks to netfilter.
+/// A socket that talks to netfilter, or another part of the kernel.
 pub(crate) struct Socket {
     socket: mnl::Socket,
     send_buffer: usize,
@@ -34,16 +34,25 @@ unsafe impl Send for Socket {}
 unsafe impl Sync for Socket {}
 
 impl Socket {
-    /// Opens one in the network namespace of the calling thread, which never waits.
+    /// Opens one to netfilter in the network namespace of the calling thread, which never waits.
     pub(crate) fn open() -> io::Result<Self> {
-        let socket = Self::waiting()?;
+        Self::to(Bus::Netfilter)
+    }
+
+    /// Opens one as [`Socket::open`], to another part of the kernel.
+    pub(crate) fn to(bus: Bus) -> io::Result<Self> {
+        let socket = Self::connected(bus)?;
         fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok(socket)
     }
 
     /// Opens one that waits for what is to be received.
     pub(crate) fn waiting() -> io::Result<Self> {
-        let socket = Self { socket: mnl::Socket::new(Bus::Netfilter)?, send_buffer: SEND_BUFFER };
+        Self::connected(Bus::Netfilter)
+    }
+
+    fn connected(bus: Bus) -> io::Result<Self> {
+        let socket = Self { socket: mnl::Socket::new(bus)?, send_buffer: SEND_BUFFER };
         // Where in a message an error is, and not the message itself.
         socket.set(libc::SOL_NETLINK, libc::NETLINK_EXT_ACK, 1)?;
         socket.set(libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, 1)?;

@@ -16,6 +16,7 @@ pub(crate) const NFTA_HOOK_PRIORITY: u16 = 2;
 
 pub(crate) const NFTA_RULE_TABLE: u16 = 1;
 pub(crate) const NFTA_RULE_CHAIN: u16 = 2;
+pub(crate) const NFTA_RULE_HANDLE: u16 = 3;
 pub(crate) const NFTA_RULE_EXPRESSIONS: u16 = 4;
 pub(crate) const NFTA_RULE_USERDATA: u16 = 7;
 
@@ -85,6 +86,8 @@ pub(crate) const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
 
 pub(crate) const NFTA_EXPR_NAME: u16 = 1;
 pub(crate) const NFTA_EXPR_DATA: u16 = 2;
+
+pub(crate) const NFTA_IMMEDIATE_DATA: u16 = 2;
 
 pub(crate) const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
 pub(crate) const NFTA_NAT_REG_ADDR_MAX: u16 = 4;

@@ -174,7 +174,8 @@ impl Flags {
             written.nftables.fastpath_packet_threshold = Some(self.fastpath_packet_threshold);
         }
         self.merge_logging(&mut written.logging);
-        Ok(Completed::new(written, warnings, self.force_nftables)?)
+        // Who goes back to another mode cleans up with the configuration of that.
+        Ok(Completed::new(written, warnings, self.force_nftables || self.cleanup)?)
     }
 
     /// The configuration they ask for, checked.

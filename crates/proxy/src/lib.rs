@@ -25,6 +25,7 @@ mod run;
 mod service_health;
 mod source;
 mod syncer;
+mod sysctls;
 mod table;
 
 pub use cleanup::cleanup;

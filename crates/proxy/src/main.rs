@@ -52,7 +52,8 @@ fn start(flags: &Flags) -> Result<()> {
     }
     let loaded = completed.validate().context("failed validate")?;
     let Loaded { config, effective, warnings } = &loaded;
-    for warning in warnings {
+    // To clean up takes no configuration, so that none can be odd.
+    for warning in warnings.iter().filter(|_| !flags.cleanup) {
         warn!("{warning}");
     }
     // What comes first wins where several are given.

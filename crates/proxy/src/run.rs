@@ -30,7 +30,7 @@ use crate::service_health::Questions;
 use crate::source::Source;
 use crate::syncer::{Inputs, Syncer, Telemetry};
 use crate::table::Table;
-use crate::{fastpath, flows};
+use crate::{cleanup, fastpath, flows, initialize};
 
 /// How many messages of updates may wait to be taken in. The sources wait when it is reached.
 const UPDATES: usize = 4096;
@@ -46,7 +46,7 @@ pub async fn run(flags: &Flags, loaded: &Loaded) -> Result<()> {
     let config = &loaded.config;
     info!(version = env!("CARGO_PKG_VERSION"), "Version info");
     // At the start, before anything is waited for: without it, nothing else is of use.
-    NfTables::open()?;
+    initialize::prepare(config)?;
     let name = node::name(config)?;
     let telemetry = Telemetry {
         metrics: Arc::new(Metrics::new().context("cannot register the metrics")?),
@@ -151,6 +151,7 @@ async fn proxy(
     let external_ips = config.features.allow_service_external_ips();
     let syncer =
         Syncer::new(tables, telemetry).with_questions(questions).with_exposed(exposed).with_external_ips(external_ips);
+    let syncer = syncer.once_synced(cleanup::remove_leftovers);
     let syncer = tokio::spawn(syncer.run(Inputs { updates: received, node_ports: changed, edits: edited, live }));
     let (feed, ports) = (tokio::spawn(feed.run(updates, reporter)), tokio::spawn(ports.follow(addresses, node_ports)));
     tokio::try_join!(

@@ -1,5 +1,6 @@
 //! The owner of what is known of the cluster.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -40,6 +41,15 @@ pub(crate) struct Syncer {
     external_ips: bool,
     /// What is served on localhost, if anything is.
     exposed: Option<Exposed>,
+    /// What is to be done after the first sync, until it is.
+    first: Option<First>,
+}
+
+/// What is to be done when every table has been written once.
+struct First {
+    act: Box<dyn FnOnce() + Send>,
+    /// The families whose table has not been written.
+    unwritten: BTreeSet<Family>,
 }
 
 /// What the syncer is told.
@@ -74,6 +84,7 @@ impl Syncer {
             questions: None,
             external_ips: true,
             exposed: None,
+            first: None,
         }
     }
 
@@ -93,6 +104,13 @@ impl Syncer {
     #[must_use]
     pub(crate) fn with_exposed(self, exposed: Exposed) -> Self {
         Self { exposed: Some(exposed), ..self }
+    }
+
+    /// Has this done when every table has been written for the first time.
+    #[must_use]
+    pub(crate) fn once_synced(self, act: impl FnOnce() + Send + 'static) -> Self {
+        let unwritten = self.tables.iter().map(Table::family).collect();
+        Self { first: Some(First { act: Box::new(act), unwritten }), ..self }
     }
 
     /// Works until there are no more updates to come.
@@ -209,9 +227,11 @@ impl Syncer {
         self.tables.iter_mut().for_each(|table| table.request(&changes, now));
     }
 
-    /// Has load balancers, and who serves localhost, told what tables say once they have been written.
+    /// Has load balancers, and who serves localhost, told what tables say once they have been written, and does what waits for the
+    /// first time.
     fn pass_on_syncs(&mut self) {
         for table in &mut self.tables {
+            let family = table.family();
             if let Some(compiled) = table.take_compiled() {
                 if let Some(exposed) = &mut self.exposed {
                     exposed.compiled(table, &self.state, &compiled);
@@ -221,10 +241,15 @@ impl Syncer {
                 }
             }
             if table.take_synced() {
-                let family = table.family();
                 self.exposed.iter_mut().for_each(|exposed| exposed.synced(family));
                 self.questions.iter_mut().for_each(|questions| questions.synced(family));
+                if let Some(first) = &mut self.first {
+                    first.unwritten.remove(&family);
+                }
             }
+        }
+        if let Some(First { act, .. }) = self.first.take_if(|first| first.unwritten.is_empty()) {
+            act();
         }
     }
 }

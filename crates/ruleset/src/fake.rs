@@ -145,6 +145,8 @@ impl FakeTable {
             Op::DeleteChain(name) => table.delete_chain(name).map_err(whole),
             Op::FlushChain(name) => table.chain(name).map(|chain| chain.rules.clear()).map_err(whole),
             Op::AddRule(rule) => table.add_rule(rule).map_err(whole),
+            // Rules have no numbers here.
+            Op::DeleteRule { .. } => Err(whole(Errno::NoEntry)),
             Op::AddSet(set) => table.add_set(set).map_err(whole),
             Op::DeleteSet(name) => table.delete_set(name).map_err(whole),
             Op::FlushSet(set) => table.set(set).map(|set| set.elements.clear()).map_err(whole),

@@ -47,6 +47,7 @@ impl Transaction {
             Op::DeleteChain(name) => write!(f, "delete chain {table} {name}"),
             Op::FlushChain(name) => write!(f, "flush chain {table} {name}"),
             Op::AddRule(rule) => write!(f, "add rule {table} {} {}", rule.chain, rule.display(family)),
+            Op::DeleteRule { chain, handle } => write!(f, "delete rule {table} {chain} handle {handle}"),
             Op::AddSet(set) => write!(f, "add {} {table} {} {{ {} }}", set.noun(), set.name, set_body(set, family)),
             Op::DeleteSet(name) => write!(f, "delete set {table} {name}"),
             Op::FlushSet(set) => write!(f, "flush {} {table} {}", set.noun(), set.name),

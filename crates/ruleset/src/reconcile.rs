@@ -60,6 +60,7 @@ impl<'a> Wanted<'a> {
                 Op::AddElements { set, elements } => wanted.elements.entry(&set.name).or_default().extend(elements),
                 Op::AddTable(_) | Op::DeleteTable => {}
                 Op::DeleteChain(_)
+                | Op::DeleteRule { .. }
                 | Op::FlushChain(_)
                 | Op::DeleteSet(_)
                 | Op::FlushSet(_)

@@ -32,6 +32,13 @@ pub enum Op {
     FlushChain(Name),
     /// Appends a rule.
     AddRule(Rule),
+    /// Deletes one rule, as it is done in tables of other programs. It must exist.
+    DeleteRule {
+        /// The chain that it is in.
+        chain: Name,
+        /// The number that the kernel gave it, which no other rule of the table ever gets.
+        handle: u64,
+    },
     /// Adds a set or map.
     AddSet(Arc<Set>),
     /// Deletes a set or map and its elements. It must exist, and no rule may refer to it.

@@ -66,6 +66,7 @@ fn operations_print_as_nft_reads_them() {
             r#"add chain ip t c { type nat hook prerouting priority -100 ; comment "why" ; }"#,
         ),
         (Op::FlushChain(name("c")), "flush chain ip t c"),
+        (Op::DeleteRule { chain: name("c"), handle: 7 }, "delete rule ip t c handle 7"),
         (Op::DeleteChain(name("c")), "delete chain ip t c"),
         (Op::AddSet(frontends()), "add map ip t frontends { type ipv4_addr . inet_proto . inet_service : verdict ; }"),
         (

@@ -5,6 +5,7 @@
 mod devices;
 mod forwarded;
 mod invalidation;
+mod ipvs;
 mod long;
 mod networks;
 mod offload;

@@ -11,6 +11,7 @@ mod configuration;
 mod dropped;
 mod frontends;
 mod health_checks;
+mod leftovers;
 mod local_traffic;
 mod localhost;
 mod masquerade;

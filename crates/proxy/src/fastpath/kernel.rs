@@ -60,7 +60,7 @@ fn advice(error: &CommitError) -> &'static str {
 
 /// How long offloaded connections are to skip the rules on the running kernel, if not as long as they like.
 pub(super) fn revalidation_period(wanted: Revalidation) -> Option<Duration> {
-    period_on(wanted, release().as_deref().and_then(version))
+    period_on(wanted, version_of_kernel())
 }
 
 /// Warns of what is known to be wrong with flowtables of the running kernel, where connections follow the rules again after `period`.
@@ -71,12 +71,17 @@ pub(super) fn warn_of_defects(period: Option<Duration>) {
     }
 }
 
+/// The version of the running kernel, unless it calls itself something else.
+pub(crate) fn version_of_kernel() -> Option<Version> {
+    release().as_deref().and_then(version)
+}
+
 fn release() -> Option<String> {
     Some(uname().ok()?.release().to_string_lossy().into_owned())
 }
 
 /// Major and minor number, and that of the stable release.
-type Version = (u32, u32, u32);
+pub(crate) type Version = (u32, u32, u32);
 
 fn version(release: &str) -> Option<Version> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);

@@ -23,6 +23,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tracing::warn;
 
+pub(crate) use self::kernel::version_of_kernel;
 use self::task::Task;
 use crate::live::Live;
 

@@ -10,6 +10,7 @@ mod repairs;
 mod upkeep;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use compiler::FlowCheck;
@@ -39,6 +40,32 @@ async fn nothing_is_written_before_both_lists_are_complete() {
     assert_eq!(families, Family::ALL.into());
     assert!(harness.kernels.v4.elements(Family::V4) > 0);
     assert!(harness.kernels.v6.table(Family::V6).is_some());
+}
+
+/// What other modes of kube-proxy left must serve until then.
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_the_first_sync_waits_for_that_of_all_families_and_is_done_once() {
+    let harness = Harness::start();
+    harness.kernels.v6.fail(true);
+    let done = |harness: &Harness| harness.firsts.load(Ordering::Relaxed);
+    for kind in [Kind::Service, Kind::EndpointSlice] {
+        harness.send(Update::ListStarted(kind)).await;
+        harness.send(Update::ListComplete(kind)).await;
+    }
+    sleep(HOUR).await;
+    assert!(harness.kernels.v4.table(Family::V4).is_some());
+    assert_eq!(done(&harness), 0);
+
+    harness.kernels.v6.fail(false);
+    sleep(HOUR).await;
+    assert!(harness.kernels.v6.table(Family::V6).is_some());
+    assert_eq!(done(&harness), 1);
+
+    harness.send(service("web")).await;
+    harness.send(slice("web", 1)).await;
+    sleep(HOUR).await;
+    assert!(harness.kernels.v6.elements(Family::V6) > 0);
+    assert_eq!(done(&harness), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,14 +1,16 @@
-//! The program as a whole, in a network namespace of its own. These tests need root, `ip`, `nft` and `setpriv`.
+//! The program as a whole, in a network namespace of its own. These tests need root, `ip`, `nft`, `iptables`, `ipset` and `setpriv`.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
 
 mod api;
+mod cleanup;
 mod command_line;
 mod directory;
 mod effective;
 mod events;
 mod features;
 mod http;
+mod initialize;
 mod node;
 mod process;
 mod refusals;

@@ -43,6 +43,21 @@ impl<'a> Proxy<'a> {
         Self::spawn(namespace, command)
     }
 
+    /// Starts it where it may not write sysctls, as in a container that is not privileged.
+    pub(crate) fn start_contained(namespace: &'a Namespace, arguments: &[&str]) -> Self {
+        let mut command = namespace.command("unshare");
+        command.args([
+            "--mount",
+            "sh",
+            "-ec",
+            "mount --options bind,ro /proc/sys /proc/sys; exec \"$@\"",
+            "sh",
+            PROGRAM,
+        ]);
+        command.args(arguments);
+        Self::spawn(namespace, command)
+    }
+
     fn spawn(namespace: &'a Namespace, mut command: Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let output = File::create(directory.path().join("log")).unwrap();

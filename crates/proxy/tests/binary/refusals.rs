@@ -19,7 +19,8 @@ fn refused(proxy: Proxy<'_>, words: &[&str]) {
     }
 }
 
-fn config(directory: &Path, text: &str) -> String {
+/// The argument for a configuration with this in it.
+pub(crate) fn config(directory: &Path, text: &str) -> String {
     let file = directory.join("config.conf");
     let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n";
     fs::write(&file, format!("{head}{text}")).unwrap();
