@@ -15,7 +15,7 @@ use telemetry::{Health, Metrics};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::events::{Event, Events};
 use crate::flags::Flags;
@@ -179,7 +179,11 @@ fn tables(
     let pods = pods::detection(&config.local_traffic, node_cidrs, addresses.primary, families)?;
     let mark = Mark::from_bit(config.masquerade.bit.number()).context("masqueradeBit is above 31")?;
     let flows = flows::start(telemetry.metrics.clone())?;
+    let (min, max) = (config.min_sync_period, config.sync_period);
+    debug!(minSyncPeriod = ?min, syncPeriod = ?max, "NFTables sync params");
+    debug!(mark = format_args!("{:#010x}", config.masquerade.bit.mark()), "Using nftables mark for masquerade");
     let table = |family: &Family| {
+        info!(ipFamily = %family, "Using nftables Proxier");
         let compiler = Compiler::new(Options {
             family: *family,
             mark,
@@ -191,7 +195,7 @@ fn tables(
         });
         let kernel = NfTables::open()?.known_to(monitor).context("cannot tell our commits from those of others")?;
         let committer = Committer::spawn(kernel).context("cannot start the thread that commits")?;
-        let pacer = Pacer::new(Instant::now(), config.min_sync_period, config.sync_period);
+        let pacer = Pacer::new(Instant::now(), min, max);
         let table = Table::new(compiler, committer, pacer, telemetry.clone());
         Ok(match &flows {
             Some(flows) => table.with_flows(flows.clone()),

@@ -102,10 +102,16 @@ impl Feed {
     /// The manifest directory cannot be read or followed.
     pub(crate) async fn run(self, updates: Sender<Vec<Update>>, reporter: Reporter) -> Result<()> {
         match self {
-            Self::Api { server, node_name, node } => tokio::select! {
-                () = informer::watch_api(server, node_name, updates, reporter) => {}
-                ended = node => ended?,
-            },
+            Self::Api { server, node_name, node } => {
+                // In kube-proxy's words, which are looked for (contract §10.5).
+                for resource in ["service", "endpoint slice", "serviceCIDR", "node"] {
+                    info!("Starting {resource} config controller");
+                }
+                tokio::select! {
+                    () = informer::watch_api(server, node_name, updates, reporter) => {}
+                    ended = node => ended?,
+                }
+            }
             Self::Directory { directory, node_name, status } => {
                 informer::watch_directory(directory, node_name, updates, status, reporter).await?;
             }

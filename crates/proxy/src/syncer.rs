@@ -219,7 +219,10 @@ impl Syncer {
         let changes = self.state.take_changes();
         if !self.complete {
             self.complete = true;
-            info!(services = self.state.services().count(), "Services and endpoint slices have been received");
+            info!(
+                services = self.state.services().count(),
+                "Caches are synced: Services and endpoint slices have been received"
+            );
         } else if !changed {
             return;
         }

@@ -66,6 +66,30 @@ fn rules_follow_the_api_server() {
     assert!(table(&node.namespace).contains("10.96.0.20"));
 }
 
+/// Contract §10.5.
+#[test]
+fn the_log_has_what_is_looked_for_in_kube_proxys() {
+    let node = Node::new();
+    let proxy = node.start_with("clusterCIDR: 10.1.0.0/16\nlogging: {verbosity: 2}");
+    proxy.wait_for_rule("10.96.0.10");
+    for message in [
+        "Version info",
+        "Successfully retrieved NodeIPs",
+        "kube-proxy running in dual-stack mode",
+        "Using nftables Proxier",
+        "Starting service config controller",
+        "Starting endpoint slice config controller",
+        "Starting serviceCIDR config controller",
+        "Starting node config controller",
+        "Caches are synced",
+        "Using nftables mark for masquerade mark=0x00004000",
+        "NFTables sync params minSyncPeriod=1s syncPeriod=30s",
+        "SyncProxyRules complete",
+    ] {
+        proxy.wait_for_log(message);
+    }
+}
+
 #[test]
 fn rules_outlive_the_api_server_and_catch_up_with_it() {
     let node = Node::new();
