@@ -1,7 +1,7 @@
 # Every task starts here, for people and for CI alike. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup need-root need-cargo need-libraries build demo test lint unit fastpath cluster vm bench bench-fastpath
+.PHONY: help setup need-root need-cargo need-libraries build demo test lint unit fastpath cluster image image-test tools vm bench bench-fastpath
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -21,6 +21,11 @@ endif
 # kube-proxy's other modes run).
 BUILD_PACKAGES := gcc libc6-dev pkg-config libnftnl-dev libmnl-dev
 TEST_PACKAGES := nftables iproute2 util-linux procps time iptables ipset ipvsadm
+# To make the image, and to run it as a cluster would.
+IMAGE_PACKAGES := buildah jq binutils
+# To test them and the manifests: a container runtime, the system calls that runtimes allow by default, and what pip needs.
+PACKAGING_TEST_PACKAGES := runc golang-github-containers-common python3-venv
+PACKAGES = $(BUILD_PACKAGES) $(TEST_PACKAGES)
 
 help: ## This list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -30,7 +35,8 @@ demo: need-root setup ## Services at work on a made-up node: network namespaces,
 	cargo build --quiet --release -p proxy -p e2e
 	target/release/demo --manifests config/demo
 
-test: need-root setup lint unit fastpath ## Everything that CI runs.
+test: PACKAGES += $(IMAGE_PACKAGES) $(PACKAGING_TEST_PACKAGES)
+test: need-root setup lint unit fastpath image-test ## Everything that CI runs.
 
 bench: need-root setup ## Cold sync and single changes at 1k, 10k and 30k Services, against kube-proxy's shape.
 	cargo build --quiet --release -p benches
@@ -48,7 +54,7 @@ lint: need-cargo ## Format and clippy.
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	cargo clippy --package e2e --test fastpath --quiet -- -D warnings
 
-unit: need-cargo
+unit: need-cargo tools
 	cargo build --quiet -p proxy
 	cargo test --workspace --quiet
 
@@ -69,6 +75,18 @@ fastpath: need-root setup vm ## The tests of the fast path, on other kernels in 
 	    vm/run $$kernel sh -ec '"$$0" --test-threads=2; "$$1" --ignored fastpath' "$$(path fastpath)" "$$(path proxy)"; \
 	done
 
+image: PACKAGES += $(IMAGE_PACKAGES)
+image: need-root setup build ## The OCI image, in target/image/slipstream.tar, with its bill of materials.
+	@image/build
+
+image-test: PACKAGES += $(IMAGE_PACKAGES) $(PACKAGING_TEST_PACKAGES)
+image-test: need-root setup tools image ## The image at work, with the rights that the hardened manifests give it.
+	cargo test --quiet -p e2e --test image
+
+tools: PACKAGES += $(PACKAGING_TEST_PACKAGES)
+tools: setup ## Gets kubectl, Helm and promtool for the tests of the manifests, into target/tools.
+	@manifests/tools
+
 vm: need-root ## Gets Debian's kernels, QEMU and virtme-ng, into target/vm.
 	@vm/setup
 
@@ -77,7 +95,7 @@ need-libraries: need-cargo
 	{ echo "missing to build: gcc, pkg-config, libnftnl and libmnl with headers; on Debian: apt-get install $(BUILD_PACKAGES)" >&2; exit 1; }
 
 setup: need-cargo ## Installs what is missing to build and test, where apt-get is at hand.
-	@missing=$$(for package in $(BUILD_PACKAGES) $(TEST_PACKAGES); do \
+	@missing=$$(for package in $(PACKAGES); do \
 	    dpkg-query --show --showformat '$${Status}' "$$package" 2>/dev/null | grep -q 'ok installed' || echo "$$package"; done); \
 	if [ -n "$$missing" ]; then \
 	    command -v apt-get >/dev/null || { echo "install these packages, by your system's names:" $$missing >&2; exit 1; }; \
