@@ -81,7 +81,7 @@ image: need-root setup build ## The OCI image, in target/image/slipstream.tar, w
 
 image-test: PACKAGES += $(IMAGE_PACKAGES) $(PACKAGING_TEST_PACKAGES)
 image-test: need-root setup tools image ## The image at work, with the rights that the hardened manifests give it.
-	cargo test --quiet -p e2e --test image
+	cargo test --quiet -p e2e --test packaging -- --ignored
 
 tools: PACKAGES += $(PACKAGING_TEST_PACKAGES)
 tools: setup ## Gets kubectl, Helm and promtool for the tests of the manifests, into target/tools.

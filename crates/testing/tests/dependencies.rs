@@ -17,7 +17,7 @@ const EDGES: [(&str, &[&str]); 12] = [
     ("telemetry", &["model"]),
     ("proxy", &["compiler", "config", "ifsync", "informer", "model", "netlink", "ruleset", "telemetry"]),
     ("testing", &["model"]),
-    ("e2e", &["model", "testing"]),
+    ("e2e", &["config", "model", "testing"]),
     ("benches", &["compiler", "e2e", "model", "netlink", "ruleset", "testing"]),
 ];
 
