@@ -1,11 +1,13 @@
 //! The manifests: base and overlays.
 
+use std::process::Command;
+
 use config::{Config, LocalTraffic};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use serde_json::{Value, json};
 
-use crate::render::{find, kustomize, parse, repository};
+use crate::render::{find, kustomize, parse, printed, repository, tool};
 use crate::rights::{NODE_PROXIER, granted};
 use crate::schema::{check, strictly};
 
@@ -117,6 +119,29 @@ fn the_configuration_is_understood_to_the_last_field() {
     assert_eq!(warnings, []);
     assert_eq!(config.kubeconfig.unwrap().to_str(), Some("/var/lib/kube-proxy/kubeconfig.conf"));
     assert!(matches!(config.local_traffic, LocalTraffic::ClusterCidr { .. }), "{:?}", config.local_traffic);
+}
+
+/// The way back, as docs/migration.md has it: kubectl applies the patch to the DaemonSet that is there.
+#[test]
+fn the_way_back_removes_our_rules_first_and_keeps_all_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let before = kustomize("overlays/kubeadm").remove(0);
+    std::fs::write(directory.path().join("before"), before.to_string()).unwrap();
+    let patch = std::fs::read_to_string(repository().join("manifests/rollback.yaml")).unwrap();
+    std::fs::write(directory.path().join("patch"), patch.replace("KUBE_PROXY", "kube-proxy:v1.36.2")).unwrap();
+    let output = Command::new(tool("venv/bin/kubectl"))
+        .args(["patch", "--local", "-f", "before", "--patch-file", "patch", "-o", "json"])
+        .current_dir(directory.path())
+        .output();
+    let mut after: Value = serde_json::from_str(&printed(output.unwrap()).unwrap()).unwrap();
+    check(&after).unwrap();
+    let pod = &mut after["spec"]["template"]["spec"];
+    let init = pod.as_object_mut().unwrap().remove("initContainers").unwrap();
+    assert_eq!(init[0]["command"], json!(["/usr/local/bin/kube-proxy", "--cleanup"]));
+    assert_eq!(init[0]["image"], before["spec"]["template"]["spec"]["containers"][0]["image"]);
+    assert_eq!(pod["containers"][0]["image"].take(), "kube-proxy:v1.36.2");
+    pod["containers"][0]["image"] = init[0]["image"].clone();
+    assert_eq!(after, before);
 }
 
 #[test]
