@@ -1,7 +1,7 @@
 # Every task starts here, for people and for CI alike. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup need-root need-cargo need-libraries build demo test lint unit fastpath cluster image image-test tools vm bench bench-fastpath
+.PHONY: help setup need-root need-cargo need-libraries build demo test lint unit fastpath cluster image image-arm64 image-test tools vm bench bench-fastpath
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -21,14 +21,15 @@ endif
 # kube-proxy's other modes run).
 BUILD_PACKAGES := gcc libc6-dev pkg-config libnftnl-dev libmnl-dev
 TEST_PACKAGES := nftables iproute2 util-linux procps time iptables ipset ipvsadm
-# To make the image, and to run it as a cluster would.
+# To make the image, and to make it for arm64 elsewhere.
 IMAGE_PACKAGES := buildah jq binutils
-# To test them and the manifests: a container runtime, the system calls that runtimes allow by default, and what pip needs.
+ARM64_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
+# To test the image and the manifests: a container runtime, the system calls that runtimes allow by default, and what pip needs.
 PACKAGING_TEST_PACKAGES := runc golang-github-containers-common python3-venv
 PACKAGES = $(BUILD_PACKAGES) $(TEST_PACKAGES)
 
 help: ## This list.
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 	@echo "demo, test and bench need root: sudo make ..."
 
 demo: need-root setup ## Services at work on a made-up node: network namespaces, real packets.
@@ -78,6 +79,11 @@ fastpath: need-root setup vm ## The tests of the fast path, on other kernels in 
 image: PACKAGES += $(IMAGE_PACKAGES)
 image: need-root setup build ## The OCI image, in target/image/slipstream.tar, with its bill of materials.
 	@image/build
+
+image-arm64: PACKAGES += $(IMAGE_PACKAGES) $(ARM64_PACKAGES)
+image-arm64: need-root setup ## The same for arm64, in target/image/slipstream-arm64.tar.
+	@image/cross
+	@image/build arm64
 
 image-test: PACKAGES += $(IMAGE_PACKAGES) $(PACKAGING_TEST_PACKAGES)
 image-test: need-root setup tools image ## The image at work, with the rights that the hardened manifests give it.
