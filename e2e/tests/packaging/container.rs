@@ -146,12 +146,18 @@ fn configuration(image: &Image, spec: &core::Container, node: &Namespace, files:
     })
 }
 
+/// What a privileged container has and may need, by bit; it has no more than the machine gives this process.
+const PRIVILEGED: [(u32, &str); 5] =
+    [(1, "DAC_OVERRIDE"), (12, "NET_ADMIN"), (16, "SYS_MODULE"), (21, "SYS_ADMIN"), (24, "SYS_RESOURCE")];
+
 /// The capabilities that a container gets: all if it is privileged, else those it adds, as ours drop the others.
 fn capabilities(security: &core::SecurityContext) -> Vec<String> {
     if security.privileged == Some(true) {
-        return ["NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_MODULE", "SYS_RESOURCE", "DAC_OVERRIDE"]
-            .map(|name| format!("CAP_{name}"))
-            .to_vec();
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let own = status.lines().find_map(|line| line.strip_prefix("CapBnd:\t")).unwrap();
+        let own = u64::from_str_radix(own, 16).unwrap();
+        let given = PRIVILEGED.iter().filter(|(bit, _)| own >> bit & 1 == 1);
+        return given.map(|(_, name)| format!("CAP_{name}")).collect();
     }
     let capabilities = security.capabilities.clone().unwrap_or_default();
     assert_eq!(capabilities.drop, Some(vec!["ALL".to_owned()]), "what runtimes add by themselves is not known here");
