@@ -103,12 +103,11 @@ fn configuration(image: &Image, spec: &core::Container, node: &Namespace, files:
     let privileged = security.privileged == Some(true);
     let capabilities = capabilities(security);
     let arguments = spec.command.iter().flatten().map(|argument| argument.replace("$(NODE_NAME)", "node-1"));
-    // The kernel interfaces that a container gets; a privileged one may write to them.
-    let access = if privileged { "rw" } else { "ro" };
     let mut mounts = vec![
         json!({"destination": "/proc", "type": "proc", "source": "proc"}),
         json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]}),
-        json!({"destination": "/sys", "type": "none", "source": "/sys", "options": ["rbind", access]}),
+        // A privileged container could write there, but these are parameters of the whole machine.
+        json!({"destination": "/sys", "type": "none", "source": "/sys", "options": ["rbind", "ro"]}),
     ];
     // What a kubelet adds by itself, and the volumes.
     let service_account = "/var/run/secrets/kubernetes.io/serviceaccount".to_owned();
