@@ -95,9 +95,21 @@ fn hardened_leaves_the_proxy_one_capability_and_nothing_of_the_host() {
 
 /// Contract §10.2: a drop-in gets the rights that kube-proxy has, and asks for no others.
 #[test]
-fn the_role_grants_no_more_than_that_of_kube_proxy() {
+fn the_role_grants_what_is_asked_for_and_no_more() {
     let objects = kustomize("base");
-    for (group, resource, verb) in granted(find(&objects, "ClusterRole", "slipstream")) {
+    let granted = granted(find(&objects, "ClusterRole", "slipstream"));
+    let used = [
+        ("", "nodes", ["list", "watch"]),
+        ("", "services", ["list", "watch"]),
+        ("discovery.k8s.io", "endpointslices", ["list", "watch"]),
+        ("events.k8s.io", "events", ["create", "patch"]),
+        ("networking.k8s.io", "servicecidrs", ["list", "watch"]),
+    ];
+    let used = used.iter().flat_map(|(group, resource, verbs)| {
+        verbs.map(|verb| ((*group).to_owned(), (*resource).to_owned(), verb.to_owned()))
+    });
+    assert_eq!(granted, used.collect());
+    for (group, resource, verb) in granted {
         let known = NODE_PROXIER.iter().any(|(known_group, known_resource, verbs)| {
             (*known_group, *known_resource) == (group.as_str(), resource.as_str()) && verbs.contains(&verb.as_str())
         });
