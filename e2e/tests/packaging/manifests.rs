@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use config::{Config, LocalTraffic};
+use config::v1alpha1::KubeProxyConfiguration;
+use config::{Completed, Loaded, LocalTraffic};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use serde_json::{Value, json};
@@ -127,7 +128,8 @@ fn the_configuration_is_understood_to_the_last_field() {
     let text = find(&objects, "ConfigMap", "kube-proxy")["data"]["config.conf"].as_str().unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), text).unwrap();
-    let (config, warnings) = Config::load(file.path()).unwrap();
+    let (written, warnings) = KubeProxyConfiguration::read(file.path()).unwrap();
+    let Loaded { config, warnings, .. } = Completed::new(written, warnings, false).unwrap().validate().unwrap();
     assert_eq!(warnings, []);
     assert_eq!(config.kubeconfig.unwrap().to_str(), Some("/var/lib/kube-proxy/kubeconfig.conf"));
     assert!(matches!(config.local_traffic, LocalTraffic::ClusterCidr { .. }), "{:?}", config.local_traffic);
