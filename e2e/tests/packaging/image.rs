@@ -17,7 +17,7 @@ use testing::netns::Namespace;
 use testing::objects::{node, service, slice};
 
 use crate::container::{Container, Files};
-use crate::render::{find, kustomize, printed, repository};
+use crate::render::{find, kustomize, parse, printed, repository};
 use crate::rights::{granted, needed};
 use crate::schema::strictly;
 
@@ -197,6 +197,37 @@ fn it_asks_for_nothing_that_its_role_does_not_grant() {
         let right = needed(&request);
         assert!(rights.contains(&right), "{right:?} is not granted, for {request:?}");
     }
+}
+
+/// A container that is not privileged could not: `/proc/sys` is read-only there.
+#[test]
+#[ignore = "needs the image: `make image-test`"]
+fn the_init_container_sets_sysctls_and_ends() {
+    const TIMEOUT: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
+    let image = Image::unpack();
+    let cluster = Cluster::new();
+    cluster.node.sysctl(TIMEOUT, "1000").unwrap();
+    let init = &hardened().init_containers.unwrap()[0];
+    let mut container = Container::run(&image, init, &cluster.node, cluster.files.path());
+    assert!(container.wait_for_end().success(), "{}", container.log());
+    let timeout = cluster.node.sh(&format!("cat /proc/sys/{TIMEOUT}")).unwrap();
+    assert_eq!(timeout.trim(), "86400", "a day, as kube-proxy; log:\n{}", container.log());
+    assert_eq!(cluster.table(), "", "rules are for the proxy itself to write");
+}
+
+#[test]
+#[ignore = "needs the image: `make image-test`"]
+fn the_way_back_leaves_no_rules() {
+    let image = Image::unpack();
+    let cluster = Cluster::new();
+    let mut container = Container::run(&image, &hardened().containers[0], &cluster.node, cluster.files.path());
+    container.wait("the Service in the rules", || cluster.table().contains("10.96.0.10 . tcp . 80"));
+    drop(container);
+    let patch = fs::read_to_string(repository().join("manifests/rollback.yaml")).unwrap();
+    let cleanup = strictly(&parse(&patch)[0]["spec"]["template"]["spec"]["initContainers"][0]).unwrap();
+    let mut container = Container::run(&image, &cleanup, &cluster.node, cluster.files.path());
+    assert!(container.wait_for_end().success(), "{}", container.log());
+    assert_eq!(cluster.node.sh("nft list tables").unwrap(), "", "{}", container.log());
 }
 
 #[test]
