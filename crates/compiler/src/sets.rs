@@ -93,7 +93,7 @@ impl SetId {
             Self::External => "external-ips".to_owned(),
             Self::FastNodePorts => "fast-path-nodeports".to_owned(),
             Self::Hairpins => "hairpin-connections".to_owned(),
-            Self::Restricted => "firewall-ips".to_owned(),
+            Self::Restricted => "firewalled-ips".to_owned(),
             Self::Frontends(scope, role) => frontend_map(scope, role).0.to_owned(),
             Self::Common { affinity: false, endpoints } => format!("service-ips-{endpoints}"),
             Self::Common { affinity: true, endpoints } => format!("service-ips-affinity-{endpoints}"),

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::IpAddr;
 
 use e2e::{Settings, Traffic};
 use model::Family;
@@ -12,14 +11,39 @@ use testing::netns::Cluster;
 use crate::changes::all_alive;
 use crate::world::{HTTP, World, cluster_ip, everything, external_ip, node_port, vip};
 
-/// The tables that kube-proxy 1.36 makes of the Service `web`, replacing whatever is there (contract §5.2 to §5.6).
+/// The tables that kube-proxy 1.36 makes of the Service `web` (contract §5.2 to §5.6), replacing whatever is there.
 fn kube_proxys(world: &World) -> String {
-    Family::ALL
-        .map(|family| kube_proxys_table(family, &world.web.each_ref().map(|web| web.pod().address(family))))
-        .concat()
+    let table = |family| {
+        let name = if family == Family::V4 { "ip kube-proxy" } else { "ip6 kube-proxy" };
+        format!("add table {name}\ndelete table {name}\n{}", kube_proxys_table(family, world))
+    };
+    Family::ALL.map(table).concat()
 }
 
-fn kube_proxys_table(family: Family, endpoints: &[IpAddr]) -> String {
+/// The same as kube-proxy does it: chain by chain and map by map in the table that is there, if there is one (contract §5.8).
+fn kube_proxys_over_what_there_is(world: &World) -> String {
+    let table = |family| {
+        let (name, table) = (if family == Family::V4 { "ip" } else { "ip6" }, kube_proxys_table(family, world));
+        let objects = table.lines().filter_map(|line| line.trim().split_once(' '));
+        let flush = objects.filter_map(|(kind, rest)| {
+            let object = rest.split(' ').next()?;
+            match kind {
+                "chain" => {
+                    Some(format!("add chain {name} kube-proxy {object}\nflush chain {name} kube-proxy {object}\n"))
+                }
+                "map" | "set" => Some(format!("flush {kind} {name} kube-proxy {object}\n")),
+                _ => None,
+            }
+        });
+        // A map of theirs that is not there has nothing to flush.
+        let flush = flush.filter(|line| !line.contains("firewall-ips")).collect::<String>();
+        flush + &table
+    };
+    Family::ALL.map(table).concat()
+}
+
+fn kube_proxys_table(family: Family, world: &World) -> String {
+    let endpoints = world.web.each_ref().map(|web| web.pod().address(family));
     let (ip, pods, loopback) = match family {
         Family::V4 => ("ip", Cluster::POD_CIDR_V4, "127.0.0.0/8"),
         Family::V6 => ("ip6", Cluster::POD_CIDR_V6, "::1"),
@@ -38,8 +62,6 @@ fn kube_proxys_table(family: Family, endpoints: &[IpAddr]) -> String {
     let (count, hairpins) = (endpoints.len(), hairpins.join(", "));
     format!(
         r#"
-add table {ip} kube-proxy
-delete table {ip} kube-proxy
 table {ip} kube-proxy {{
     comment "rules for kube-proxy"
     set cluster-ips {{ type {address}; comment "Active ClusterIPs"; elements = {{ {cluster_ip} }} }}
@@ -152,4 +174,24 @@ fn from_kube_proxy_and_back_without_a_lost_connection() {
         assert_eq!(traffic.failures(), None, "of {} connections\n{}", traffic.count(), world.proxy.log_tail());
     }
     all_alive(&mut running, "after changing hands several times");
+}
+
+/// Whoever changes the image back without our `--cleanup` in between has kube-proxy write into our table.
+#[test]
+fn kube_proxy_finds_nothing_in_its_way() {
+    let mut world = World::prepare();
+    let web = everything("web", 1);
+    let [v4, v6] = world.slices("web", &[HTTP], &[(0, "l"), (1, "l"), (2, "l")]);
+    world.proxy.manifests().put("web.yaml", &[&web, &v4, &v6]).unwrap();
+    world.proxy.run(&Settings::default()).unwrap();
+    world.proxy.stop(Signal::SIGKILL).unwrap();
+    let theirs = tempfile::NamedTempFile::new().unwrap();
+    fs::write(theirs.path(), kube_proxys_over_what_there_is(&world)).unwrap();
+    let cluster = world.cluster.clone();
+    let to = (cluster_ip(Family::V4, 1), 80).into();
+    let (traffic, ()) = Traffic::during(&cluster.client, to, || {
+        cluster.node.sh(&format!("nft -f {}", theirs.path().display())).unwrap();
+        world.check_from_outside(&["web-0:8080", "web-1:8080", "web-2:8080"]);
+    });
+    assert_eq!(traffic.failures(), None, "of {} connections", traffic.count());
 }

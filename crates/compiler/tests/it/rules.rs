@@ -162,7 +162,7 @@ filter-output: ct state new jump cluster-ips-check
 filter-output: ct state new ct status dnat jump affinity-check
 filter-output-pre-dnat: ct state new jump firewall-check
 filter-prerouting-pre-dnat: ct state new jump firewall-check
-firewall-check: ip daddr . meta l4proto . th dport @firewall-ips goto firewall-sources
+firewall-check: ip daddr . meta l4proto . th dport @firewalled-ips goto firewall-sources
 firewall-sources: jump source-ranges-check
 firewall-sources: drop
 lb-1: dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 map @endpoints
@@ -191,7 +191,7 @@ endpoints: 10.96.4.4 . tcp . 80 . 1 : 10.1.3.9 . 8080
 endpoints: 198.51.100.7 . tcp . 80 . 0 : 10.1.0.5 . 8080
 endpoints: 198.51.100.7 . tcp . 80 . 1 : 10.1.3.9 . 8080
 external-ips: 198.51.100.7 . tcp . 80
-firewall-ips: 198.51.100.7 . tcp . 80
+firewalled-ips: 198.51.100.7 . tcp . 80
 hairpin-connections: 10.1.0.5 . 10.1.0.5 . tcp . 8080
 local-endpoints: 198.51.100.7 . tcp . 80 . 0 : 10.1.0.5 . 8080
 local-ips: 198.51.100.7 . tcp . 80 : goto local-lb-1

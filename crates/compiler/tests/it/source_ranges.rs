@@ -119,7 +119,7 @@ fn a_change_of_ranges_touches_only_those_that_changed() {
     world.apply([Update::Service(limited(&[]))]);
     world.check(&[(POD, LB[0], 80, MASQUERADED)]);
     assert_eq!(ranges(&world), 0);
-    assert!(world.table().sets()["firewall-ips"].elements.is_empty());
+    assert!(world.table().sets()["firewalled-ips"].elements.is_empty());
 }
 
 /// Contract §4.3: kube-proxy takes ranges of the other family only for none.
