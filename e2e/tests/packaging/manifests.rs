@@ -7,9 +7,10 @@ use config::{Completed, Loaded, LocalTraffic};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use serde_json::{Value, json};
+use testing::api::Right;
 
 use crate::render::{find, kustomize, parse, printed, repository, tool};
-use crate::rights::{NODE_PROXIER, granted};
+use crate::rights::granted;
 use crate::schema::{check, strictly};
 
 /// The pods of the DaemonSet of an overlay.
@@ -106,15 +107,10 @@ fn the_role_grants_what_is_asked_for_and_no_more() {
         ("events.k8s.io", "events", ["create", "patch"]),
         ("networking.k8s.io", "servicecidrs", ["list", "watch"]),
     ];
-    let used = used.iter().flat_map(|(group, resource, verbs)| {
-        verbs.map(|verb| ((*group).to_owned(), (*resource).to_owned(), verb.to_owned()))
-    });
+    let used = used.iter().flat_map(|(group, resource, verbs)| verbs.map(|verb| Right::new(group, resource, verb)));
     assert_eq!(granted, used.collect());
-    for (group, resource, verb) in granted {
-        let known = NODE_PROXIER.iter().any(|(known_group, known_resource, verbs)| {
-            (*known_group, *known_resource) == (group.as_str(), resource.as_str()) && verbs.contains(&verb.as_str())
-        });
-        assert!(known, "{verb} {resource}.{group} is not for kube-proxy");
+    for right in granted {
+        assert!(right.is_kube_proxys(), "{right} is not for kube-proxy");
     }
     let binding = find(&objects, "ClusterRoleBinding", "slipstream");
     assert_eq!(binding["roleRef"]["name"], "slipstream");

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant as Deadline, timeout_at};
 
-use super::rbac::Attributes;
+use super::rbac::Right;
 use super::select::Selector;
 use super::status::{self, Failure};
 use super::store::{Chunk, Key, Start, TooOld, too_old_event};
@@ -58,13 +58,13 @@ async fn record(
     if admin::asks(&request) {
         return admin::answer(&shared, request).await.into_response();
     }
-    let asked = Attributes::of(request.method(), request.uri().path(), flag(&query, "watch"));
-    let denied = asked.filter(|asked| !asked.is_allowed());
+    let right = Right::for_request(request.method(), request.uri().path(), flag(&query, "watch"));
+    let denied = right.clone().filter(|right| !right.is_kube_proxys());
     let failing = {
         let mut state = shared.lock();
         state.denied.extend(denied.as_ref().map(ToString::to_string));
         let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
-        state.requests.push(Request { time: Instant::now(), method, path, query });
+        state.requests.push(Request { time: Instant::now(), method, path, query, right });
         state.failing
     };
     shared.changed.notify_all();

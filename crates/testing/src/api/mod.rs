@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
+pub use rbac::Right;
 pub use resource::Resource;
 use server::Server;
 use store::Store;
@@ -50,6 +51,8 @@ pub struct Request {
     pub path: String,
     /// The query, decoded; of a parameter that occurs twice the last value.
     pub query: BTreeMap<String, String>,
+    /// The right that it takes, if any.
+    pub right: Option<Right>,
 }
 
 /// How a client is told that its resource version has expired; API servers do either.

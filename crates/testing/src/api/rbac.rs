@@ -15,17 +15,25 @@ const NODE_PROXIER: [(&str, &str, &[&str]); 7] = [
     ("events.k8s.io", "events", &["create", "patch", "update"]),
 ];
 
-/// What a request asks for, as rules name it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Attributes {
-    verb: &'static str,
-    group: String,
-    resource: String,
+/// A right to do something, as a rule of a role gives it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Right {
+    /// The API group; that of the core is empty.
+    pub group: String,
+    /// The resource, in the plural, with its subresource if there is one.
+    pub resource: String,
+    /// What may be done.
+    pub verb: String,
 }
 
-impl Attributes {
-    /// Those of a request; `None` if it is for no resource, such as `/version`, which everyone may ask for.
-    pub(super) fn of(method: &Method, path: &str, watching: bool) -> Option<Self> {
+impl Right {
+    /// One of these.
+    pub fn new(group: &str, resource: &str, verb: &str) -> Self {
+        Self { group: group.to_owned(), resource: resource.to_owned(), verb: verb.to_owned() }
+    }
+
+    /// What a request takes; `None` if it is for no resource, such as `/version`, which everyone may ask for.
+    pub(super) fn for_request(method: &Method, path: &str, watching: bool) -> Option<Self> {
         let parts: Vec<_> = path.trim_matches('/').split('/').collect();
         let (group, rest) = match &parts[..] {
             ["api", _version, rest @ ..] => ("", rest),
@@ -46,17 +54,18 @@ impl Attributes {
         };
         // A subresource has a name of its own, which no rule here gives.
         let resource = [resource].into_iter().chain(name.iter().skip(1)).copied().collect::<Vec<_>>().join("/");
-        Some(Self { verb, group: group.to_owned(), resource })
+        Some(Self::new(group, &resource, verb))
     }
 
-    pub(super) fn is_allowed(&self) -> bool {
+    /// Whether kube-proxy has it: ClusterRole `system:node-proxier` (contract §10.2).
+    pub fn is_kube_proxys(&self) -> bool {
         NODE_PROXIER.iter().any(|(group, resource, verbs)| {
-            (self.group == *group && self.resource == *resource) && verbs.contains(&self.verb)
+            (self.group == *group && self.resource == *resource) && verbs.contains(&self.verb.as_str())
         })
     }
 }
 
-impl fmt::Display for Attributes {
+impl fmt::Display for Right {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} in API group {:?}", self.verb, self.resource, self.group)
     }
