@@ -11,7 +11,6 @@ use std::time::{Duration, SystemTime};
 
 use compiler::{Compiler, FastPath, NodePorts, ServedPort};
 use model::{Changes, Family, PortNumber, ServiceName, State};
-use netlink::ForeignEdit;
 use ruleset::{Found, Name, Op, ReadError, Transaction};
 use telemetry::{Moment, SyncKind};
 use tokio::sync::oneshot;
@@ -21,9 +20,8 @@ use tracing::{debug, error, warn};
 use crate::asides::Asides;
 use crate::commit::{Commit, Outcome};
 use crate::conflicts::Conflicts;
-use crate::fastpath::{self, Teller};
+use crate::fastpath::Teller;
 use crate::flows::CheckFlows;
-use crate::live::Live;
 use crate::pacer::Pacer;
 use crate::repairs::Repairs;
 use crate::syncer::Telemetry;
@@ -192,34 +190,6 @@ impl Table {
     /// Has the next sync change which of the node's addresses take NodePort traffic. Does not ask for one.
     pub(crate) fn set_node_ports(&mut self, node_ports: NodePorts) {
         self.compiler.set_node_ports(node_ports);
-    }
-
-    /// Changes how syncs are spaced, and which connections may take the fast path. Returns whether that takes a sync.
-    pub(crate) fn set_live(&mut self, settings: &Live) -> bool {
-        self.pacer.set_intervals(settings.min_sync_period, settings.sync_period);
-        let changed = self.compiler.set_offloads(fastpath::offloads(settings.fast_path.as_ref()));
-        self.everything |= changed;
-        changed
-    }
-
-    /// Takes note that another program changed the table, or may have done so, and asks for a repair.
-    pub(crate) fn edited(&mut self, edit: &ForeignEdit, now: Instant) {
-        let family = self.family();
-        let is_new = self.repairs.request(now);
-        match edit {
-            ForeignEdit::Seen { by, .. } => {
-                self.telemetry.metrics.foreign_edit(family);
-                if is_new {
-                    let who = by.as_ref().map_or_else(|| "another program".to_owned(), ToString::to_string);
-                    warn!(%family, "{who} changed the table kube-proxy, which is ours: it is being repaired");
-                }
-            }
-            ForeignEdit::Missed | ForeignEdit::Deaf(_) => {
-                debug!(%family, "commits of other programs may have been missed: the table is checked");
-            }
-        }
-        self.everything = true;
-        self.queued();
     }
 
     /// Starts a job if it is time for one.

@@ -1,22 +1,53 @@
-//! What is done about a table between syncs: what is not needed any more goes, the kernel forgets what is not true any more, and
-//! Services that it refused are tried again.
+//! What is done about a table between syncs: settings change, edits of others are noticed, what is not needed any more goes, the kernel
+//! forgets what is not true any more, and Services that it refused are tried again.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::ErrorKind;
 
 use model::ServiceName;
+use netlink::ForeignEdit;
 use ruleset::{CommitError, Element, Op, Rejection};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::{FORGET_RETRY, Job, SWEEP_DELAY, Table};
 use crate::commit::Outcome;
+use crate::fastpath;
+use crate::live::Live;
 
 /// How many Services are set aside at most. A kernel that refuses more than that has another problem.
 const MOST: usize = 16;
 
 impl Table {
+    /// Changes how syncs are spaced, and which connections may take the fast path. Returns whether that takes a sync.
+    pub(crate) fn set_live(&mut self, settings: &Live) -> bool {
+        self.pacer.set_intervals(settings.min_sync_period, settings.sync_period);
+        let changed = self.compiler.set_offloads(fastpath::offloads(settings.fast_path.as_ref()));
+        self.everything |= changed;
+        changed
+    }
+
+    /// Takes note that another program changed the table, or may have done so, and asks for a repair.
+    pub(crate) fn edited(&mut self, edit: &ForeignEdit, now: Instant) {
+        let family = self.family();
+        let is_new = self.repairs.request(now);
+        match edit {
+            ForeignEdit::Seen { by, .. } => {
+                self.telemetry.metrics.foreign_edit(family);
+                if is_new {
+                    let who = by.as_ref().map_or_else(|| "another program".to_owned(), ToString::to_string);
+                    warn!(%family, "{who} changed the table kube-proxy, which is ours: it is being repaired");
+                }
+            }
+            ForeignEdit::Missed | ForeignEdit::Deaf(_) => {
+                debug!(%family, "commits of other programs may have been missed: the table is checked");
+            }
+        }
+        self.everything = true;
+        self.queued();
+    }
+
     /// Has what nothing needs any more looked for in a while, if there may be any.
     pub(super) fn plan_sweep(&mut self, now: Instant) {
         if self.compiler.is_unswept() || !self.unwanted.is_empty() {
