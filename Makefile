@@ -40,8 +40,9 @@ test: PACKAGES += $(IMAGE_PACKAGES) $(PACKAGING_TEST_PACKAGES)
 test: need-root setup lint unit fastpath image-test ## Everything that CI runs.
 
 bench: need-root setup ## Cold sync and single changes at 1k, 10k and 30k Services, against kube-proxy's shape.
-	cargo build --quiet --release -p benches
+	cargo build --quiet --release -p benches -p proxy
 	target/release/scale
+	target/release/process
 
 bench-fastpath: need-root setup vm ## What the fast path gains, on other kernels in a VM: throughput, and instructions a packet.
 	cargo build --quiet --release -p proxy -p benches
