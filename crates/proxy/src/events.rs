@@ -24,6 +24,8 @@ const REFILL: Duration = Duration::from_mins(1);
 /// How often an event is sent to an API server that does not answer, and how long after each other (contract §10.1).
 const TRIES: usize = 12;
 const RETRY: Duration = Duration::from_secs(10);
+/// How long an API server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a process that ends waits for its last event.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// The longest note that an API server takes, in bytes.
@@ -106,9 +108,9 @@ impl Task {
             }
             let (event, object) = self.publishable(&message.event);
             for _ in 0..TRIES {
-                match self.recorder.publish(&event, &object).await {
-                    Ok(()) => break,
-                    Err(kube::Error::Api(status)) => {
+                match timeout(PATIENCE, self.recorder.publish(&event, &object)).await {
+                    Ok(Ok(())) => break,
+                    Ok(Err(kube::Error::Api(status))) => {
                         let advice = if status.code == 403 {
                             "; let it create and patch events in API group events.k8s.io, as the role system:node-proxier does"
                         } else {
@@ -120,10 +122,11 @@ impl Task {
                         );
                         break;
                     }
-                    Err(error) => {
+                    Ok(Err(error)) => {
                         debug!(reason = event.reason, "an event was not sent, and is sent again: {error}");
                         sleep(RETRY).await;
                     }
+                    Err(_) => debug!(reason = event.reason, "an event was not answered, and is sent again"),
                 }
             }
         }

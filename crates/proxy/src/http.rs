@@ -7,10 +7,10 @@ mod debug;
 mod negotiate;
 mod pages;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -20,14 +20,14 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use hyper::server::conn::http1::Builder;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use telemetry::{HealthReport, Moment};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info};
 
@@ -37,7 +37,7 @@ pub(crate) use self::pages::{Pages, metrics_routes};
 
 /// How long until it is tried again to listen on an address that is taken (contract §3.9).
 const BIND_RETRY: Duration = Duration::from_secs(5);
-/// How many connections a server has at most; more have to wait until one of these is closed.
+/// How many connections a server has at most: with one more, the oldest is closed.
 const MAX_CONNECTIONS: usize = 128;
 /// How long a client may take to send the head of a request, and how long a connection may be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -160,16 +160,16 @@ fn listen_on(address: SocketAddr, families: Families) -> io::Result<TcpListener>
 /// # Errors
 /// None that happens; it never returns.
 pub(crate) async fn accept(listener: &TcpListener, routes: &Router) -> Result<Infallible> {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = VecDeque::<AbortHandle>::new();
     loop {
-        let place = Arc::clone(&room).acquire_owned().await?;
         match listener.accept().await {
             Ok((stream, _)) => {
-                let routes = routes.clone();
-                tokio::spawn(async move {
-                    serve(stream, routes).await;
-                    drop(place);
-                });
+                connections.retain(|connection| !connection.is_finished());
+                if connections.len() >= MAX_CONNECTIONS {
+                    // A probe is answered in milliseconds: whoever has been there longest has least to say.
+                    connections.pop_front().as_ref().map(AbortHandle::abort);
+                }
+                connections.push_back(tokio::spawn(serve(stream, routes.clone())).abort_handle());
             }
             Err(error) => {
                 // Out of file descriptors, most likely: they do not come back by trying harder.
@@ -181,8 +181,8 @@ pub(crate) async fn accept(listener: &TcpListener, routes: &Router) -> Result<In
 }
 
 async fn serve(stream: TcpStream, routes: Router) {
-    let mut server = Builder::new(TokioExecutor::new());
-    let mut server = server.http1();
+    // No HTTP/2, for which none of these limits holds.
+    let mut server = Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
     let connection = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
     if let Ok(Err(error)) = timeout(CONNECTION_TIMEOUT, connection).await {

@@ -19,10 +19,10 @@ use anyhow::Result;
 use compiler::ServedPort;
 use config::NodePortAddresses;
 use model::{Family, PerFamily, PortNumber, Protocol, ServiceName, State};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit};
 use telemetry::Metrics;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tracing::{info, warn};
+use tracing::info;
 
 use self::port::{Port, Room};
 use crate::table::{Compiled, Table};
@@ -158,15 +158,10 @@ impl Localhost {
     }
 }
 
-/// How many connections this process may have, which gets all the file descriptors for them that it can. Half of those stay for all else:
-/// listeners, of which there are as many as NodePorts, the API server, health checks.
+/// How many connections this process may have. Half of its file descriptors stay for all else: listeners, of which there are as many as
+/// NodePorts, the API server, health checks.
 fn connections() -> usize {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
-    let files = raised.unwrap_or_else(|error| {
-        warn!("the limit of open files cannot be raised to its maximum, which takes no privilege: {error}");
-        getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
-    });
+    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
     let most = usize::try_from(files / 2 / DESCRIPTORS).unwrap_or(usize::MAX).min(MAX_CONNECTIONS);
     if most < MAX_CONNECTIONS {
         info!(

@@ -19,6 +19,8 @@ pub(crate) struct Pacer {
     min_interval: Duration,
     max_retry: Duration,
     requested: bool,
+    /// When the last run ended.
+    ended: Instant,
     /// No run before this.
     earliest: Instant,
     /// When to run again after a failure, and how long that wait is.
@@ -29,13 +31,19 @@ impl Pacer {
     /// A loop that has not run yet and has nothing to do. Retries are never further apart than `max_retry`, or than
     /// `min_interval` if that is longer.
     pub(crate) fn new(now: Instant, min_interval: Duration, max_retry: Duration) -> Self {
-        Self { min_interval, max_retry, requested: false, earliest: now, retry: None }
+        Self { min_interval, max_retry, requested: false, ended: now, earliest: now, retry: None }
     }
 
-    /// Changes the intervals. What waits already is not put off.
-    pub(crate) const fn set_intervals(&mut self, min_interval: Duration, max_retry: Duration) {
+    /// Changes the intervals, also for what waits already, which is never put off by that.
+    pub(crate) fn set_intervals(&mut self, min_interval: Duration, max_retry: Duration) {
         self.min_interval = min_interval;
         self.max_retry = max_retry;
+        let pause = if self.retry.is_some() { min_interval.max(FIRST_RETRY) } else { min_interval };
+        self.earliest = self.earliest.min(self.ended + pause);
+        if let Some((at, delay)) = &mut self.retry {
+            *delay = max_retry.min(*delay);
+            *at = (self.ended + *delay).min(*at);
+        }
     }
 
     /// Asks for a run.
@@ -60,11 +68,13 @@ impl Pacer {
     /// The run ended well.
     pub(crate) fn succeeded(&mut self, now: Instant) {
         self.retry = None;
+        self.ended = now;
         self.earliest = now + self.min_interval;
     }
 
     /// The run failed. Returns how long it is until it is tried again.
     pub(crate) fn failed(&mut self, now: Instant) -> Duration {
+        self.ended = now;
         let Some((_, last)) = self.retry else {
             self.retry_at_once(now);
             return Duration::ZERO;
@@ -167,6 +177,27 @@ mod tests {
         pacer.failed(start);
         pacer.request();
         assert_eq!(pacer.next_run(), Some(start + SECOND));
+    }
+
+    #[test]
+    fn shorter_intervals_hold_for_what_waits_and_longer_ones_do_not() {
+        let (mut pacer, start) = pacer(60 * SECOND);
+        pacer.request();
+        pacer.started();
+        pacer.succeeded(start);
+        pacer.request();
+        pacer.set_intervals(SECOND, MAX_RETRY);
+        assert_eq!(pacer.next_run(), Some(start + SECOND));
+        pacer.set_intervals(90 * SECOND, MAX_RETRY);
+        assert_eq!(pacer.next_run(), Some(start + SECOND));
+
+        for _ in 0..6 {
+            pacer.started();
+            pacer.failed(start);
+        }
+        assert_eq!(pacer.next_run(), Some(start + 90 * SECOND));
+        pacer.set_intervals(SECOND, 4 * SECOND);
+        assert_eq!(pacer.next_run(), Some(start + 4 * SECOND));
     }
 
     #[test]

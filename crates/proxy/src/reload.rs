@@ -10,6 +10,7 @@ use informer::DirectoryWatch;
 use serde_json::Value;
 use telemetry::logging;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
@@ -33,14 +34,20 @@ pub(crate) struct InForce {
 ///
 /// # Errors
 /// Something changed that takes a restart (contract §1.9).
-pub(crate) async fn follow(flags: &Flags, mut running: Config, in_force: InForce) -> Result<Infallible> {
-    let Some(file) = &flags.config else { return std::future::pending().await };
-    let mut directory = Directory::of(file);
+pub(crate) async fn follow(flags: Flags, started: Loaded, in_force: InForce) -> Result<Infallible> {
+    let Some(file) = flags.config.clone() else { return std::future::pending().await };
+    let mut directory = Directory::of(&file);
+    let Loaded { config: mut running, warnings: mut warned, .. } = started;
     let mut told = None;
     loop {
-        // First of all now: it may have changed since it was read.
-        let refused = match flags.configure() {
+        // First of all now: it may have changed since it was read. The file may be slow to read.
+        let flags = flags.clone();
+        let refused = match spawn_blocking(move || flags.configure()).await? {
             Ok(loaded) => {
+                for warning in loaded.warnings.iter().filter(|warning| !warned.contains(warning)) {
+                    warn!("{warning}");
+                }
+                warned.clone_from(&loaded.warnings);
                 apply(&mut running, loaded, &in_force)?;
                 None
             }
@@ -62,7 +69,10 @@ fn apply(running: &mut Config, loaded: Loaded, in_force: &InForce) -> Result<()>
             live::applied(running, &wanted) == wanted,
             "content of the proxy server's configuration file was updated: to take effect, it has to be started again"
         );
-        logging::set_verbosity(wanted.logging.verbosity);
+        // It may have been set by `/debug/flags/v` since.
+        if wanted.logging.verbosity != running.logging.verbosity {
+            logging::set_verbosity(wanted.logging.verbosity);
+        }
         in_force.live.send_replace(Live::of(&wanted));
         info!("the configuration was changed, and is in force");
         *running = wanted;

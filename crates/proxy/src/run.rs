@@ -11,11 +11,12 @@ use config::{Config, KUBERNETES_VERSION, Loaded};
 use informer::Reporter;
 use model::Family;
 use netlink::{Committer, Monitor, NfTables};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use telemetry::{Health, Metrics};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::events::{Event, Events};
 use crate::flags::Flags;
@@ -59,15 +60,22 @@ pub async fn run(flags: &Flags, loaded: &Loaded) -> Result<()> {
     let (configuration, shown) = watch::channel(loaded.effective.to_json());
     let metrics_server = metrics_server(config, telemetry.metrics.clone(), Pages::new(flags, config, shown))?;
     set_oom_score(config.oom_score_adj);
+    raise_open_files();
     events.tell(Event::Starting);
+    // What has a task of its own is not held up by the others.
+    let followed = tokio::spawn(reload::follow(flags.clone(), loaded.clone(), InForce { live, configuration }));
+    let health_server = tokio::spawn(health_server(config.clone(), telemetry.clone()));
+    let metrics_server = tokio::spawn(metrics_server.run());
     tokio::select! {
-        ended = proxy(config, settings, name, source, reporter, telemetry.clone(), events.clone()) => ended,
-        failed = reload::follow(flags, config.clone(), InForce { live, configuration }) => failed.map(|never| match never {}),
-        Err(error) = health_server(config, telemetry) => {
+        ended = proxy(config, settings, name, source, reporter, telemetry, events.clone()) => ended,
+        failed = followed => failed?.map(|never| match never {}),
+        failed = health_server => {
+            let Err(error) = failed?;
             events.tell_last(Event::NoHealthServer(format!("{error:#}"))).await;
             Err(error)
         }
-        Err(error) = metrics_server.run() => {
+        failed = metrics_server => {
+            let Err(error) = failed?;
             events.tell_last(Event::NoMetricsServer(format!("{error:#}"))).await;
             Err(error)
         }
@@ -78,7 +86,7 @@ pub async fn run(flags: &Flags, loaded: &Loaded) -> Result<()> {
     }
 }
 
-async fn health_server(config: &Config, telemetry: Telemetry) -> Result<Infallible> {
+async fn health_server(config: Config, telemetry: Telemetry) -> Result<Infallible> {
     let Some(address) = config.healthz_address else {
         return future::pending().await;
     };
@@ -136,7 +144,7 @@ async fn proxy(
     let (edits, edited) = mpsc::channel(EDITS);
     // While there is no room, the monitor waits, and what the kernel cannot tell it meanwhile counts as missed.
     let monitor = Monitor::spawn(compiler::table_name(), move |edit| drop(edits.blocking_send(edit)))?;
-    let fast_path = fastpath::start(live.clone(), families.clone(), monitor.clone(), telemetry.metrics.clone())?;
+    let fast_path = fastpath::start(live.clone(), families.clone(), &monitor, telemetry.metrics.clone())?;
     let tables = tables(config, &facts, addresses, &families, &ports, &telemetry, &monitor)?;
     let tables = tables.into_iter().map(|table| table.with_fast_path(fast_path.clone())).collect();
 
@@ -203,6 +211,15 @@ fn tables(
         })
     };
     families.iter().map(table).collect()
+}
+
+/// Lets the process have all the open files that it may, as Go's runtime does by itself: listeners and connections are as many as Services
+/// and those who ask want.
+fn raise_open_files() {
+    let files = Resource::RLIMIT_NOFILE;
+    if let Err(error) = getrlimit(files).and_then(|(_, hard)| setrlimit(files, hard, hard)) {
+        warn!("the limit of open files cannot be raised to its maximum, which takes no privilege: {error}");
+    }
 }
 
 /// Makes the process a less likely victim when memory runs out. Without the privilege it goes on as it is.

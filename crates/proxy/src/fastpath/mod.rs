@@ -65,16 +65,17 @@ pub(crate) fn offloads(settings: Option<&config::FastPath>) -> Offloads {
 /// away the one that an earlier start has left. It goes on with other settings whenever there are any.
 ///
 /// # Errors
-/// There is no thread to spare.
+/// There is no socket or no thread to spare.
 pub(crate) fn start(
     settings: watch::Receiver<Live>,
     families: Vec<Family>,
-    monitor: Monitor,
+    monitor: &Monitor,
     metrics: Arc<Metrics>,
 ) -> Result<Teller> {
     let (sender, news) = unbounded_channel();
     let mailbox = Mailbox { news, settings, tables: BTreeSet::new() };
-    let driver = Driver { families, monitor, metrics, is_tried: false };
+    let kernel = NfTables::open()?.known_to(monitor)?;
+    let driver = Driver { families, kernel, metrics, is_tried: false };
     let named = thread::Builder::new().name("fastpath".to_owned());
     let thread = named.spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -99,6 +100,15 @@ struct Mailbox {
     tables: BTreeSet<Family>,
 }
 
+/// Why there are no more news for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// There are other settings.
+    OtherSettings,
+    /// There are no more tables.
+    Closed,
+}
+
 impl Mailbox {
     /// The settings of the fast path now; `None` if it is to be off.
     fn settings(&mut self) -> Option<config::FastPath> {
@@ -110,14 +120,14 @@ impl Mailbox {
         self.tables.contains(&family)
     }
 
-    /// What happens next, as long as these are the settings; `None` if they are not any more, or if there will be no news.
-    async fn next(&mut self, settings: Option<&config::FastPath>) -> Option<(Family, News)> {
+    /// What happens next, as long as these are the settings.
+    async fn next(&mut self, settings: Option<&config::FastPath>) -> Result<(Family, News), End> {
         tokio::select! {
             told = self.news.recv() => {
                 self.tables.extend(told.map(|(family, _)| family));
-                told
+                told.ok_or(End::Closed)
             }
-            Ok(_) = self.settings.wait_for(|live| live.fast_path.as_ref() != settings) => None,
+            Ok(_) = self.settings.wait_for(|live| live.fast_path.as_ref() != settings) => Err(End::OtherSettings),
         }
     }
 }
@@ -125,7 +135,8 @@ impl Mailbox {
 /// Has the fast path on or off, as the settings want it.
 struct Driver {
     families: Vec<Family>,
-    monitor: Monitor,
+    /// The only socket, because each that is known to the monitor costs it something.
+    kernel: NfTables,
     metrics: Arc<Metrics>,
     /// Whether this kernel has passed the trial.
     is_tried: bool,
@@ -134,47 +145,46 @@ struct Driver {
 impl Driver {
     /// Works until there are no more tables.
     async fn run(mut self, mut mailbox: Mailbox) {
-        while !mailbox.news.is_closed() {
+        loop {
             let settings = mailbox.settings();
             for family in &self.families {
                 self.metrics.fast_path_enabled(*family, false);
                 self.metrics.fast_path_devices(*family, 0);
             }
             let switched = match &settings {
-                Some(settings) => self.switch_on(settings, &mut mailbox).await,
-                None => Ok(()),
+                Some(settings) => self.switch_on(settings, &mut mailbox).await.map_err(|error| tell_off(&error)).ok(),
+                None => None,
             };
-            switched.unwrap_or_else(|error| tell_off(&error));
             // What does not work must not stay from an earlier start or earlier settings either.
-            if mailbox.settings() == settings
-                && let Err(error) = self.keep_off(settings.as_ref(), &mut mailbox).await
-            {
-                tell_off(&error);
+            let end = match switched {
+                Some(end) => end,
+                None => self.keep_off(settings.as_ref(), &mut mailbox).await,
+            };
+            if end == End::Closed {
                 return;
             }
         }
     }
 
-    /// Works until there are other settings.
+    /// Works as long as these are the settings.
     ///
     /// # Errors
     /// This kernel will not do.
-    async fn switch_on(&mut self, settings: &config::FastPath, mailbox: &mut Mailbox) -> Result<()> {
+    async fn switch_on(&mut self, settings: &config::FastPath, mailbox: &mut Mailbox) -> Result<End> {
         if !self.is_tried {
-            try_out(settings, &self.families, &self.monitor)?;
+            try_out(settings, &self.families, &mut self.kernel)?;
             // A dry run tries nothing.
             self.is_tried = !settings.dry_run;
         }
-        Task::new(settings.clone(), &self.families, &self.monitor, self.metrics.clone())?.run(mailbox).await
+        Task::new(settings.clone(), &self.families, &mut self.kernel, self.metrics.clone())?.run(mailbox).await
     }
 
-    /// Takes what there is of the fast path away from each table that is there or will be, until there are other settings.
-    async fn keep_off(&self, settings: Option<&config::FastPath>, mailbox: &mut Mailbox) -> Result<()> {
-        let mut kernel = NfTables::open()?.known_to(&self.monitor)?;
+    /// Takes what there is of the fast path away from each table that is there or will be, as long as these are the settings.
+    async fn keep_off(&mut self, settings: Option<&config::FastPath>, mailbox: &mut Mailbox) -> End {
         let mut tables = mailbox.tables.clone();
         loop {
             for family in std::mem::take(&mut tables) {
-                if let Err(error) = part::remove(family, &mut kernel) {
+                if let Err(error) = part::remove(family, &mut self.kernel) {
                     warn!(
                         %family,
                         "what there was of the fast path is still there, and tried again with the next sync of everything: {error:#}"
@@ -182,16 +192,16 @@ impl Driver {
                 }
             }
             match mailbox.next(settings).await {
-                Some((family, _)) => tables.insert(family),
-                None => return Ok(()),
+                Ok((family, _)) => tables.insert(family),
+                Err(end) => return end,
             };
         }
     }
 }
 
 /// Makes sure that the kernel can do it.
-fn try_out(settings: &config::FastPath, families: &[Family], monitor: &Monitor) -> Result<()> {
-    kernel::probe(&mut NfTables::open()?.known_to(monitor)?)?;
+fn try_out(settings: &config::FastPath, families: &[Family], kernel: &mut NfTables) -> Result<()> {
+    kernel::probe(kernel)?;
     kernel::warn_of_defects(kernel::revalidation_period(settings.revalidation));
     // A dry run does nothing that could go wrong.
     if settings.dry_run { Ok(()) } else { selftest::run(families) }

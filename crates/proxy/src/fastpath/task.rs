@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use compiler::FastPath;
 use ifsync::{Links, Members, Pattern, Policy};
 use model::Family;
-use netlink::{Conntrack, Monitor, NfTables};
+use netlink::{Conntrack, NfTables};
 use telemetry::Metrics;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
@@ -15,18 +15,18 @@ use tracing::{debug, info, warn};
 use super::accounting::Accounting;
 use super::neighbours::Neighbours;
 use super::part::Part;
-use super::{Mailbox, News, kernel};
+use super::{End, Mailbox, News, kernel};
 
 /// How often what was counted is asked for.
 const COUNTING: Duration = Duration::from_secs(10);
 
 /// The fast path of all families with the same settings.
-pub(super) struct Task {
+pub(super) struct Task<'a> {
     settings: config::FastPath,
     /// How long connections may skip the rules.
     revalidation_period: Option<Duration>,
     policy: Policy,
-    kernel: NfTables,
+    kernel: &'a mut NfTables,
     conntrack: Option<Conntrack>,
     metrics: Arc<Metrics>,
     parts: Vec<Part>,
@@ -47,15 +47,15 @@ struct Schedule {
     revalidation: Option<Instant>,
 }
 
-impl Task {
+impl<'a> Task<'a> {
     /// One that has declared nothing yet.
     ///
     /// # Errors
-    /// The kernel cannot be talked to.
+    /// A pattern of interfaces makes no sense, which the configuration does not let through.
     pub(super) fn new(
         settings: config::FastPath,
         families: &[Family],
-        monitor: &Monitor,
+        kernel: &'a mut NfTables,
         metrics: Arc<Metrics>,
     ) -> Result<Self> {
         let exclude: Result<Vec<_>, _> = settings.exclude_interfaces.iter().map(|text| Pattern::parse(text)).collect();
@@ -73,7 +73,7 @@ impl Task {
             parts: families.iter().map(part).collect(),
             settings,
             revalidation_period,
-            kernel: NfTables::open()?.known_to(monitor)?,
+            kernel,
             conntrack: conntrack.ok(),
             metrics,
             accounting: Accounting::default(),
@@ -83,11 +83,11 @@ impl Task {
         })
     }
 
-    /// Works until there are other settings, or no more tables.
+    /// Works until there are other settings, or no more tables. Returns which.
     ///
     /// # Errors
     /// The kernel does not tell of links.
-    pub(super) async fn run(mut self, mailbox: &mut Mailbox) -> Result<()> {
+    pub(super) async fn run(mut self, mailbox: &mut Mailbox) -> Result<End> {
         let mut links = Links::open()?;
         let now = Instant::now();
         self.parts.iter_mut().filter(|part| mailbox.has_table(part.family())).for_each(Part::table_written);
@@ -99,7 +99,10 @@ impl Task {
             let next = links_at.into_iter().chain([schedule.counts]).chain(schedule.revalidation).min();
             tokio::select! {
                 told = mailbox.next(Some(&self.settings)) => {
-                    let Some((family, news)) = told else { return Ok(()) };
+                    let (family, news) = match told {
+                        Ok(told) => told,
+                        Err(end) => return Ok(end),
+                    };
                     self.parts.iter_mut().filter(|part| part.family() == family).for_each(|part| match news {
                         News::Written => part.table_written(),
                         News::OptedOut => part.renew(),
@@ -133,7 +136,7 @@ impl Task {
         if schedule.counts <= now {
             schedule.counts = now + COUNTING;
             for part in &mut self.parts {
-                part.count(&mut self.kernel, self.conntrack.as_mut(), &self.metrics);
+                part.count(self.kernel, self.conntrack.as_mut(), &self.metrics);
             }
         }
     }
@@ -146,7 +149,7 @@ impl Task {
                 continue;
             }
             let began = Instant::now();
-            let outcome = self.parts[index].sync(&mut self.kernel, async || {
+            let outcome = self.parts[index].sync(self.kernel, async || {
                 let links = links.list().await?;
                 Ok(Members::of(&links, &self.policy))
             });
@@ -166,7 +169,7 @@ impl Task {
             }
         }
         self.accounting.keep();
-        self.neighbours.look(&mut self.kernel);
+        self.neighbours.look(self.kernel);
         failed
     }
 

@@ -3,6 +3,7 @@
 mod pages;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use telemetry::{Health, Metrics};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -90,23 +91,34 @@ async fn what_is_too_large_or_no_http_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn who_sends_no_request_is_cut_off() {
     let address = serve_on_loopback(metrics_pages()).await;
-    let start = tokio::time::Instant::now();
-    exchange(address, b"GET /healthz HTTP/1.1\r\n").await;
-    assert_eq!(start.elapsed().as_secs(), HEAD_TIMEOUT.as_secs());
+    for sent in ["GET /healthz HTTP/1.1\r\n", "P", ""] {
+        let start = tokio::time::Instant::now();
+        exchange(address, sent.as_bytes()).await;
+        assert_eq!(start.elapsed().as_secs(), HEAD_TIMEOUT.as_secs(), "after {sent:?}");
+    }
 }
 
+/// Nobody can take all the room: what probes a node is answered, and who holds a connection for nothing loses it.
 #[tokio::test]
-async fn more_connections_than_there_is_room_for_wait() {
+async fn with_more_connections_than_there_is_room_for_the_oldest_ends() {
     let address = serve_on_loopback(metrics_pages()).await;
     let mut idle = Vec::new();
     for _ in 0..MAX_CONNECTIONS {
         idle.push(TcpStream::connect(address).await.unwrap());
     }
-    let late = request(address, "GET", "/healthz");
-    tokio::pin!(late);
-    assert!(timeout(Duration::from_millis(200), &mut late).await.is_err(), "there was room");
-    idle.pop();
-    assert!(late.await.starts_with("HTTP/1.1 200 "));
+    assert!(request(address, "GET", "/healthz").await.starts_with("HTTP/1.1 200 "));
+    let mut answer = [0];
+    assert!(!matches!(idle[0].read(&mut answer).await, Ok(1..)), "the oldest is closed");
+    idle[1].write_all(b"GET /healthz HTTP/1.0\r\n\r\n").await.unwrap();
+    assert!(matches!(idle[1].read(&mut answer).await, Ok(1)), "the next is not");
+}
+
+/// None of the limits would hold for it.
+#[tokio::test]
+async fn http_2_is_not_spoken() {
+    let address = serve_on_loopback(metrics_pages()).await;
+    let answer = exchange(address, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer:?}");
 }
 
 #[tokio::test]

@@ -160,3 +160,15 @@ fn a_restart_replaces_what_is_there() {
     proxy.wait_for_no_rule("10.96.0.10");
     assert!(table(&namespace).contains("10.96.0.20"));
 }
+
+/// Go's runtime sees to that, so that kube-proxy does not know the limit that most services are started with.
+#[test]
+fn all_files_that_may_be_open_can_be() {
+    let (namespace, directory) = (Namespace::new("node").unwrap(), directory(&[("web.yaml", &web())]));
+    let argument = format!("--manifest-dir={}", directory.path().display());
+    let proxy = Proxy::start_by(&namespace, &["prlimit", "--nofile=1024:4096"], &[&argument]);
+    proxy.wait_for_rule("10.96.0.10");
+    let limits = proxy.proc("limits");
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert!(files.contains("4096                 4096"), "{files}");
+}

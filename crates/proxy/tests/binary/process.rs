@@ -37,10 +37,20 @@ impl<'a> Proxy<'a> {
 
     /// Starts it as root without one capability, such as `net_admin`.
     pub(crate) fn start_without(namespace: &'a Namespace, capability: &str, arguments: &[&str]) -> Self {
-        let mut command = namespace.command("setpriv");
-        command.arg(format!("--bounding-set=-{capability}")).arg(format!("--inh-caps=-{capability}"));
-        command.arg(PROGRAM).args(arguments);
+        let [bounding, inherited] = ["--bounding-set", "--inh-caps"].map(|set| format!("{set}=-{capability}"));
+        Self::start_by(namespace, &["setpriv", &bounding, &inherited], arguments)
+    }
+
+    /// Has another program start it.
+    pub(crate) fn start_by(namespace: &'a Namespace, starter: &[&str], arguments: &[&str]) -> Self {
+        let mut command = namespace.command(starter[0]);
+        command.args(&starter[1..]).arg(PROGRAM).args(arguments);
         Self::spawn(namespace, command)
+    }
+
+    /// A file of `/proc` about it.
+    pub(crate) fn proc(&self, name: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).unwrap()
     }
 
     /// Starts it where it may not write sysctls, as in a container that is not privileged.
@@ -70,6 +80,11 @@ impl<'a> Proxy<'a> {
     /// All that it printed so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap()
+    }
+
+    /// How many lines it has logged that only the verbosity of 2 and above shows.
+    pub(crate) fn debug_lines(&self) -> usize {
+        self.log().matches("DEBUG").count()
     }
 
     /// Waits until `condition` holds.

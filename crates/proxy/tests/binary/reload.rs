@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+use testing::http;
 use testing::netns::Namespace;
 use testing::objects::{service, slice};
 
@@ -63,10 +64,10 @@ fn every_way_to_change_the_file_is_noticed() {
     let mut expect = |text: &str, name: &str| {
         changes += 1;
         proxy.wait("the change to be in force", || proxy.log().matches(IN_FORCE).count() == changes);
-        let before = proxy.log().matches("DEBUG").count();
+        let before = proxy.debug_lines();
         node.put(name, &format!("10.96.0.{}", 20 + changes));
         proxy.wait_for_rule(&format!("10.96.0.{}", 20 + changes));
-        assert_eq!(proxy.log().matches("DEBUG").count() > before, text == loud, "{}", proxy.log());
+        assert_eq!(proxy.debug_lines() > before, text == loud, "{}", proxy.log());
     };
     fs::write(&config, &loud).unwrap();
     expect(&loud, "written");
@@ -133,4 +134,49 @@ fn what_takes_a_restart_ends_the_process_and_leaves_the_rules() {
     assert!(log.contains("content of the proxy server's configuration file was updated"), "{log}");
     let proxy = node.start(&config);
     assert!(!proxy.log().contains(IN_FORCE));
+}
+
+#[test]
+fn a_change_is_warned_of_as_the_first_file_is() {
+    let node = Node::new();
+    let config = node.path("config.conf");
+    fs::write(&config, configuration("")).unwrap();
+    let proxy = node.start(&config);
+    fs::write(&config, configuration("nftables: {fastPathScope: All}")).unwrap();
+    proxy.wait_for_log("unknown field nftables.fastPathScope");
+}
+
+#[test]
+fn a_verbosity_that_was_set_by_hand_outlives_other_changes() {
+    let node = Node::new();
+    let config = node.path("config.conf");
+    fs::write(&config, configuration("enableProfiling: true")).unwrap();
+    let proxy = node.start(&config);
+    let set = http::request(&node.namespace, METRICS_PORT, "PUT /debug/flags/v", &[], "4").unwrap();
+    assert_eq!(set.status, 200, "{set:?}");
+    fs::write(&config, configuration("enableProfiling: true\nnftables: {syncPeriod: 1m}")).unwrap();
+    proxy.wait_for_log(IN_FORCE);
+    let before = proxy.debug_lines();
+    node.put("late", "10.96.0.20");
+    proxy.wait("something at debug level", || proxy.debug_lines() > before);
+}
+
+/// As on a network file system whose server has gone.
+#[test]
+fn a_file_that_cannot_be_read_to_its_end_holds_up_nothing_else() {
+    let node = Node::new();
+    let config = node.path("config.conf");
+    fs::write(&config, configuration("")).unwrap();
+    let proxy = node.start(&config);
+    node.namespace
+        .sh(&format!("mkfifo {0}/fifo && mv {0}/fifo {1}", node.files.path().display(), config.display()))
+        .unwrap();
+    node.put("late", "10.96.0.20");
+    proxy.wait_for_rule("10.96.0.20");
+    // Whoever opens it for writing waits for who reads it.
+    let opened = std::thread::spawn(move || fs::File::options().write(true).open(config));
+    proxy.wait("it to be read", || opened.is_finished());
+    proxy.wait_for_status(HEALTH_PORT, "/livez", 200);
+    proxy.signal("TERM");
+    assert!(proxy.wait_for_end().0.success());
 }
