@@ -61,7 +61,7 @@ fn start(flags: &Flags) -> Result<()> {
         return write_config(file, effective);
     }
     if flags.cleanup {
-        return proxy::cleanup(config);
+        return proxy::cleanup();
     }
     // Two threads also on a node with one CPU, so that health checks are answered while rules are compiled.
     let workers = std::thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(2, 4));
