@@ -61,16 +61,15 @@ fn start(flags: &Flags) -> Result<()> {
         return write_config(file, effective);
     }
     if flags.cleanup {
-        return proxy::cleanup(config);
+        return proxy::cleanup();
+    }
+    if flags.init_only {
+        return proxy::initialize(config);
     }
     // Two threads also on a node with one CPU, so that health checks are answered while rules are compiled.
     let workers = std::thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(2, 4));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
-    let ended = if flags.init_only {
-        runtime.block_on(proxy::initialize(flags, config))
-    } else {
-        runtime.block_on(proxy::run(flags, &loaded))
-    };
+    let ended = runtime.block_on(proxy::run(flags, &loaded));
     runtime.shutdown_background();
     ended
 }

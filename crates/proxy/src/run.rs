@@ -159,7 +159,7 @@ async fn proxy(
     let external_ips = config.features.allow_service_external_ips();
     let syncer =
         Syncer::new(tables, telemetry).with_questions(questions).with_exposed(exposed).with_external_ips(external_ips);
-    let syncer = syncer.once_synced(cleanup::remove_leftovers);
+    let syncer = syncer.with_firsts(cleanup::leftovers());
     let syncer = tokio::spawn(syncer.run(Inputs { updates: received, node_ports: changed, edits: edited, live }));
     let (feed, ports) = (tokio::spawn(feed.run(updates, reporter)), tokio::spawn(ports.follow(addresses, node_ports)));
     tokio::try_join!(

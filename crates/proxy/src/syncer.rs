@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::task::Poll;
 use std::time::SystemTime;
 
@@ -41,13 +42,13 @@ pub(crate) struct Syncer {
     external_ips: bool,
     /// What is served on localhost, if anything is.
     exposed: Option<Exposed>,
-    /// What is to be done after the first sync, until it is.
-    first: Option<First>,
+    /// Who waits for first writes, if anyone does.
+    firsts: Option<Firsts>,
 }
 
-/// What is to be done when every table has been written once.
-struct First {
-    act: Box<dyn FnOnce() + Send>,
+/// Who is told when a table has been written for the first time.
+struct Firsts {
+    told: Sender<BTreeSet<Family>>,
     /// The families whose table has not been written.
     unwritten: BTreeSet<Family>,
 }
@@ -84,7 +85,7 @@ impl Syncer {
             questions: None,
             external_ips: true,
             exposed: None,
-            first: None,
+            firsts: None,
         }
     }
 
@@ -106,11 +107,11 @@ impl Syncer {
         Self { exposed: Some(exposed), ..self }
     }
 
-    /// Has this done when every table has been written for the first time.
+    /// Whenever a table has been written for the first time, has it told which families' tables have not been yet.
     #[must_use]
-    pub(crate) fn once_synced(self, act: impl FnOnce() + Send + 'static) -> Self {
+    pub(crate) fn with_firsts(self, told: Sender<BTreeSet<Family>>) -> Self {
         let unwritten = self.tables.iter().map(Table::family).collect();
-        Self { first: Some(First { act: Box::new(act), unwritten }), ..self }
+        Self { firsts: Some(Firsts { told, unwritten }), ..self }
     }
 
     /// Works until there are no more updates to come.
@@ -230,7 +231,7 @@ impl Syncer {
         self.tables.iter_mut().for_each(|table| table.request(&changes, now));
     }
 
-    /// Has load balancers, and who serves localhost, told what tables say once they have been written, and does what waits for the
+    /// Has load balancers, and who serves localhost, told what tables say once they have been written, and whoever waits for the
     /// first time.
     fn pass_on_syncs(&mut self) {
         for table in &mut self.tables {
@@ -246,13 +247,13 @@ impl Syncer {
             if table.take_synced() {
                 self.exposed.iter_mut().for_each(|exposed| exposed.synced(family));
                 self.questions.iter_mut().for_each(|questions| questions.synced(family));
-                if let Some(first) = &mut self.first {
-                    first.unwritten.remove(&family);
+                if let Some(Firsts { told, unwritten }) = &mut self.firsts
+                    && unwritten.remove(&family)
+                {
+                    // Whoever waited may have ended.
+                    drop(told.send(unwritten.clone()));
                 }
             }
-        }
-        if let Some(First { act, .. }) = self.first.take_if(|first| first.unwritten.is_empty()) {
-            act();
         }
     }
 }

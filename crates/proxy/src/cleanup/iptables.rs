@@ -1,7 +1,8 @@
 //! What kube-proxy's iptables and ipvs modes leave in the tables of iptables.
 //!
 //! Those of iptables-nft are tables of nf_tables, whose rules have expressions that only iptables understands. So rules are told by
-//! the chain they lead to, and chains by their names.
+//! the chains that they are in and lead to, and chains by their names. Rules in chains of other programs are theirs, wherever they
+//! lead: CNI's plugin for hostPorts, for one, may have its connections marked by `KUBE-MARK-MASQ`.
 
 use std::collections::BTreeSet;
 
@@ -10,79 +11,132 @@ use netlink::{Jump, NfTables, legacy_chains};
 use ruleset::{Family, Kernel as _, Name, Op, Transaction};
 use tracing::{debug, info, warn};
 
-const TABLES: [&str; 3] = ["nat", "filter", "mangle"];
+/// The chains of both modes in one table.
+struct Chains {
+    table: &'static str,
+    names: &'static [&'static str],
+    /// How the names of those for single Services and endpoints begin.
+    prefixes: &'static [&'static str],
+}
 
-/// The chains of both modes, in whichever table (contract §3.3). Others that begin with `KUBE-` are the kubelet's, and stay.
-const CHAINS: [&str; 13] = [
-    "KUBE-SERVICES",
-    "KUBE-EXTERNAL-SERVICES",
-    "KUBE-NODEPORTS",
-    "KUBE-FORWARD",
-    "KUBE-PROXY-FIREWALL",
-    "KUBE-POSTROUTING",
-    "KUBE-MARK-MASQ",
-    "KUBE-PROXY-CANARY",
-    "KUBE-LOAD-BALANCER",
-    "KUBE-NODE-PORT",
-    "KUBE-SOURCE-RANGES-FIREWALL",
-    "KUBE-IPVS-FILTER",
-    "KUBE-IPVS-OUT-FILTER",
+/// All of them (contract §3.3). Others that begin with `KUBE-` are the kubelet's or somebody else's.
+const TABLES: [Chains; 3] = [
+    Chains {
+        table: "nat",
+        names: &[
+            "KUBE-SERVICES",
+            "KUBE-NODEPORTS",
+            "KUBE-POSTROUTING",
+            "KUBE-MARK-MASQ",
+            "KUBE-PROXY-CANARY",
+            "KUBE-LOAD-BALANCER",
+            "KUBE-NODE-PORT",
+        ],
+        prefixes: &["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-FW-", "KUBE-EXT-"],
+    },
+    Chains {
+        table: "filter",
+        names: &[
+            "KUBE-SERVICES",
+            "KUBE-EXTERNAL-SERVICES",
+            "KUBE-FORWARD",
+            "KUBE-NODEPORTS",
+            "KUBE-PROXY-FIREWALL",
+            "KUBE-PROXY-CANARY",
+            "KUBE-NODE-PORT",
+            "KUBE-SOURCE-RANGES-FIREWALL",
+            "KUBE-IPVS-FILTER",
+            "KUBE-IPVS-OUT-FILTER",
+        ],
+        prefixes: &[],
+    },
+    Chains { table: "mangle", names: &["KUBE-PROXY-CANARY"], prefixes: &[] },
 ];
 
-/// How the names of chains for single Services and endpoints begin.
-const PREFIXES: [&str; 5] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-FW-", "KUBE-EXT-"];
+/// The chains of iptables itself: the only ones but its own in which kube-proxy has rules.
+const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
 /// How often a table is tried: when another program changes it meanwhile, the kernel refuses all of the transaction.
 const TRIES: usize = 5;
 
-/// Removes the chains of both modes and the rules that lead to them, and warns of those that iptables-legacy has.
-pub(super) fn remove(kernel: &mut NfTables, failures: &mut Vec<Error>) {
-    for family in [Family::Ip, Family::Ip6] {
-        for table in TABLES {
-            // Of several reasons, the last one is told.
-            let removed = (1..TRIES).find_map(|_| remove_from(kernel, family, table).ok());
-            let removed = removed.map_or_else(|| remove_from(kernel, family, table), Ok);
-            failures.extend(
-                removed.with_context(|| format!("kube-proxy's chains in the table {family} {table} stay")).err(),
-            );
-        }
-        warn_of_legacy(family);
+/// Removes the chains of both modes and the rules that lead to them from built-in chains, and warns of those that have to stay.
+pub(super) fn remove(kernel: &mut NfTables, family: Family, failures: &mut Vec<Error>) {
+    for theirs in &TABLES {
+        // Of several reasons, the last one is told.
+        let removed = (1..TRIES).find_map(|_| remove_from(kernel, family, theirs).ok());
+        let removed = removed.map_or_else(|| remove_from(kernel, family, theirs), Ok);
+        let context = || format!("kube-proxy's chains in the table {family} {} stay", theirs.table);
+        failures.extend(removed.with_context(context).err());
     }
+    warn_of_legacy(family);
 }
 
-fn remove_from(kernel: &mut NfTables, family: Family, table: &str) -> Result<()> {
-    let table = Name::new(table)?;
+fn remove_from(kernel: &mut NfTables, family: Family, theirs: &Chains) -> Result<()> {
+    let table = Name::new(theirs.table)?;
     let chains: BTreeSet<_> =
-        kernel.chains(family, &table)?.into_iter().filter(|name| is_kube_proxys(name.as_str())).collect();
+        kernel.chains(family, &table)?.into_iter().filter(|name| theirs.include(name.as_str())).collect();
     if chains.is_empty() {
         return Ok(());
     }
     let jumps = kernel.jumps(family, &table)?;
-    let rules: Vec<_> = jumps.iter().filter(|jump| leads_into(jump, &chains)).collect();
+    let entries = jumps.iter().filter(|jump| chains.contains(&jump.target) && !chains.contains(&jump.chain));
+    let (rules, foreign): (Vec<_>, Vec<_>) = entries.partition(|jump| is_built_in(&jump.chain));
+    let going = unneeded(&chains, &jumps);
     let deletions = rules.iter().map(|rule| Op::DeleteRule { chain: rule.chain.clone(), handle: rule.handle });
     // All are emptied first, because they lead to each other.
-    let flushes = chains.iter().cloned().map(Op::FlushChain);
-    let ops = deletions.chain(flushes).chain(chains.iter().cloned().map(Op::DeleteChain)).collect();
-    kernel.commit(&Transaction { ops, ..Transaction::new(family, table.clone()) })?;
-    let (chains, rules) = (chains.len(), rules.len());
-    info!(%family, %table, chains, rules, "removed what kube-proxy's iptables or ipvs mode left");
+    let flushes = going.iter().cloned().map(Op::FlushChain);
+    let ops: Vec<_> = deletions.chain(flushes).chain(going.iter().cloned().map(Op::DeleteChain)).collect();
+    if !ops.is_empty() {
+        kernel.commit(&Transaction { ops, ..Transaction::new(family, table.clone()) })?;
+        let (chains, rules) = (going.len(), rules.len());
+        info!(%family, %table, chains, rules, "removed what kube-proxy's iptables or ipvs mode left");
+    }
+    if !foreign.is_empty() {
+        let ways: BTreeSet<_> = foreign.iter().map(|jump| format!("{} to {}", jump.chain, jump.target)).collect();
+        let (chains, ways) = (chains.len() - going.len(), Vec::from_iter(ways).join(", "));
+        warn!(
+            %family,
+            %table,
+            chains,
+            "chains of kube-proxy stay as they are, because rules of others lead from {ways}: nothing updates them any more"
+        );
+    }
     Ok(())
 }
 
-/// Whether it is a rule elsewhere that leads to one of these chains.
-fn leads_into(jump: &Jump, chains: &BTreeSet<Name>) -> bool {
-    chains.contains(&jump.target) && !chains.contains(&jump.chain)
+/// Those of kube-proxy's chains that no rule of others leads to, be it by way of other chains. What such a rule does stays the same
+/// without them.
+fn unneeded(chains: &BTreeSet<Name>, jumps: &[Jump]) -> BTreeSet<Name> {
+    let mut unneeded = chains.clone();
+    loop {
+        let before = unneeded.len();
+        for jump in jumps.iter().filter(|jump| !is_built_in(&jump.chain)) {
+            if !unneeded.contains(&jump.chain) {
+                unneeded.remove(&jump.target);
+            }
+        }
+        // A round goes at least one jump further, and kube-proxy's chains are few jumps deep.
+        if unneeded.len() == before {
+            return unneeded;
+        }
+    }
 }
 
-fn is_kube_proxys(chain: &str) -> bool {
-    CHAINS.contains(&chain) || PREFIXES.iter().any(|prefix| chain.starts_with(prefix))
+fn is_built_in(chain: &Name) -> bool {
+    BUILT_IN.contains(&chain.as_str())
+}
+
+impl Chains {
+    fn include(&self, chain: &str) -> bool {
+        self.names.contains(&chain) || self.prefixes.iter().any(|prefix| chain.starts_with(prefix))
+    }
 }
 
 /// The tables of iptables-legacy have no interface by which single rules could be removed.
 fn warn_of_legacy(family: Family) {
     match legacy_chains(family) {
         Ok(chains) => {
-            let chains = chains.iter().filter(|chain| is_kube_proxys(chain)).count();
+            let chains = chains.iter().filter(|chain| TABLES.iter().any(|table| table.include(chain))).count();
             if chains > 0 {
                 warn!(
                     %family,
@@ -102,12 +156,26 @@ mod tests {
 
     #[test]
     fn chains_of_others_are_not_ours() {
+        let [nat, filter, mangle] = TABLES;
         for chain in ["KUBE-SERVICES", "KUBE-SVC-ERIFXISQEP7F7OF4", "KUBE-FW-X", "KUBE-EXT-X", "KUBE-PROXY-CANARY"] {
-            assert!(is_kube_proxys(chain), "{chain}");
+            assert!(nat.include(chain), "{chain}");
         }
         let others = ["INPUT", "KUBE-FIREWALL", "KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT", "KUBE-ROUTER-SERVICES"];
         for chain in others.into_iter().chain(["KUBE-POD-FW-X", "KUBE-NWPLCY-X", "CILIUM_INPUT", "KUBE-SERVICES-2"]) {
-            assert!(!is_kube_proxys(chain), "{chain}");
+            assert!([&nat, &filter, &mangle].iter().all(|table| !table.include(chain)), "{chain}");
         }
+        assert!(!filter.include("KUBE-FW-X") && !filter.include("KUBE-MARK-MASQ") && !nat.include("KUBE-FORWARD"));
+        assert!(mangle.include("KUBE-PROXY-CANARY") && !mangle.include("KUBE-SERVICES"));
+    }
+
+    #[test]
+    fn what_others_lead_into_stays_with_all_that_it_leads_to() {
+        let name = |text: &str| Name::new(text).unwrap();
+        let jump = |(chain, target)| Jump { chain: name(chain), handle: 1, target: name(target) };
+        let chains = ["A", "B", "C", "D", "E"].map(name).into();
+        // In an order in which one round is not enough.
+        let jumps =
+            [("C", "D"), ("B", "C"), ("B", "ELSEWHERE"), ("OTHER", "B"), ("A", "B"), ("A", "E"), ("INPUT", "A")];
+        assert_eq!(unneeded(&chains, &jumps.map(jump)), ["A", "E"].map(name).into());
     }
 }

@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
+use std::process::Stdio;
 
 use testing::netns::Namespace;
 
@@ -165,6 +167,61 @@ fn leftovers_of_each_mode_go_and_what_is_of_others_stays() {
     assert!(!did_something, "a second time, there is nothing to do: {log}");
 }
 
+/// As the hostPort plugin of CNI does where it is told to have `KUBE-MARK-MASQ` mark its connections, and administrators with chains of
+/// their own, one of which has a name that is kube-proxy's in another table.
+#[test]
+fn rules_of_others_that_lead_to_chains_of_kube_proxy_keep_them() {
+    let (node, others) = node();
+    let theirs = |service: &str| {
+        format!(
+            "*nat
+:KUBE-MARK-MASQ -
+:KUBE-SVC-ERIFXISQEP7F7OF4 -
+:KUBE-SEP-C6EBXVWJJZMIWKLZ -
+:CNI-HOSTPORT-SETMARK -
+:MINE -
+-A PREROUTING -j MINE
+-A CNI-HOSTPORT-SETMARK -m comment --comment \"CNI portfwd masquerade mark\" -j KUBE-MARK-MASQ
+-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
+-A MINE -p tcp -m tcp --dport 8000 -j KUBE-SVC-ERIFXISQEP7F7OF4
+-A KUBE-SVC-ERIFXISQEP7F7OF4 ! -s 10.1.0.0/16 -d {service} -j KUBE-MARK-MASQ
+-A KUBE-SVC-ERIFXISQEP7F7OF4 -j KUBE-SEP-C6EBXVWJJZMIWKLZ
+-A KUBE-SEP-C6EBXVWJJZMIWKLZ -p tcp -m tcp -j DNAT --to-destination 10.1.0.2:8080
+COMMIT
+*filter
+:KUBE-FW-ABC -
+-A INPUT -g KUBE-FW-ABC
+-A KUBE-FW-ABC -p tcp -m tcp --dport 23 -j DROP
+COMMIT
+"
+        )
+    };
+    restore(&node, "iptables-nft", &theirs("10.96.0.1/32"));
+    let with_theirs = state(&node);
+    assert_ne!(with_theirs, others);
+    // Another Service, and kube-proxy's own way to what stays.
+    let rest = "*nat
+:KUBE-SERVICES -
+:KUBE-SVC-GONE -
+-A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES
+-A OUTPUT -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES
+-A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m tcp --dport 80 -j KUBE-SVC-ERIFXISQEP7F7OF4
+-A KUBE-SERVICES -d 10.96.0.2/32 -p tcp -m tcp --dport 80 -j KUBE-SVC-GONE
+-A KUBE-SVC-GONE -j KUBE-MARK-MASQ
+-A KUBE-SVC-GONE -j KUBE-SEP-C6EBXVWJJZMIWKLZ
+COMMIT
+";
+    restore(&node, "iptables-nft", rest);
+
+    let log = cleanup(&node);
+    assert_is(&node, &with_theirs);
+    let told = "lead from CNI-HOSTPORT-SETMARK to KUBE-MARK-MASQ, MINE to KUBE-SVC-ERIFXISQEP7F7OF4";
+    assert!(log.contains("chains=2 rules=2") && log.contains("chains=3"), "{log}");
+    assert_eq!(log.matches(told).count(), 1, "{log}");
+    assert!(!cleanup(&node).contains("removed what"));
+    assert_is(&node, &with_theirs);
+}
+
 /// Who goes back to kube-proxy's iptables mode may have changed the configuration first.
 #[test]
 fn the_configuration_may_be_that_of_another_mode() {
@@ -258,4 +315,35 @@ fn there_may_be_many_chains() {
     let log = cleanup(&node);
     assert!(log.contains("chains=5001 rules=1"), "{log}");
     assert_is(&node, &others);
+}
+
+/// Another program owns our IPv6 table, which nobody else can write then.
+#[test]
+fn a_family_that_cannot_be_written_keeps_no_chains_of_the_other() {
+    let node = Namespace::new("node").unwrap();
+    for program in ["iptables-nft", "ip6tables-nft"] {
+        restore(&node, program, "*nat\n:KUBE-SERVICES -\n-A OUTPUT -j KUBE-SERVICES\nCOMMIT\n");
+    }
+    let mut owner = node.command("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut commands = owner.stdin.take().unwrap();
+    writeln!(commands, "table ip6 kube-proxy {{ flags owner; }}").unwrap();
+    let manifests = tempfile::tempdir().unwrap();
+    let arguments = ["--manifest-dir", manifests.path().to_str().unwrap()];
+    let is_left = |program: &str| node.sh(&format!("{program}-save")).unwrap().contains("KUBE-SERVICES");
+    let is_owned = || node.sh("nft list ruleset").unwrap().contains("flags owner");
+    while !is_owned() {
+        assert_eq!(
+            owner.try_wait().unwrap(),
+            None,
+            "nft -i has ended and owns no table: it must have read the command"
+        );
+    }
+
+    let proxy = Proxy::start(&node, &arguments);
+    proxy.wait("the IPv4 chains to go", || !is_left("iptables-nft"));
+    assert!(is_owned() && is_left("ip6tables-nft"), "what serves IPv6 stays");
+    // With its owner's end, the table is gone.
+    drop(commands);
+    assert!(owner.wait().unwrap().success());
+    proxy.wait("the IPv6 chains to go", || !is_left("ip6tables-nft"));
 }

@@ -40,6 +40,23 @@ fn it_sets_sysctls_and_leaves_rules_alone() {
     }
 }
 
+/// The kernel takes no more than 1,024 chains at a hook (`MAX_HOOK_COUNT`, net/netfilter/core.c): the table would be refused, and an
+/// empty one would not.
+#[test]
+fn a_kernel_that_would_not_take_the_table_is_told_of() {
+    let (node, config, _directory) = node();
+    let chains = (0..1024).map(|number| format!("chain c{number} {{ type nat hook postrouting priority 0; }}\n"));
+    let rules = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(rules.path(), format!("table ip many {{\n{} }}", chains.collect::<String>())).unwrap();
+    node.sh(&format!("nft -f {}", rules.path().display())).unwrap();
+    let (status, log) = Proxy::start(&node, &["--init-only", &config]).wait_for_end();
+    assert_eq!(status.code(), Some(1), "{log}");
+    for told in ["cannot be used for IPv4", "kube-proxy-probe nat-postrouting"] {
+        assert!(log.contains(told), "{told}: {log}");
+    }
+    assert_eq!(node.sh("nft list tables").unwrap().trim(), "table ip many");
+}
+
 /// The limit on entries belongs to the machine, and may be changed from its own network namespace only.
 #[test]
 fn what_cannot_be_set_is_told_of_with_advice() {

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -280,8 +279,8 @@ pub(super) struct Harness {
     pub(super) commits: UnboundedReceiver<Committed>,
     /// Flow checks that were handed over.
     pub(super) checks: UnboundedReceiver<(Family, Vec<FlowCheck>)>,
-    /// How often what is to be done after the first sync was.
-    pub(super) firsts: Arc<AtomicUsize>,
+    /// The families without a table, whenever one had been written for the first time.
+    pub(super) firsts: std::sync::mpsc::Receiver<BTreeSet<Family>>,
     /// Who is told what load balancers may ask.
     pub(super) answers: Answers,
     pub(super) localhost: Localhost,
@@ -319,12 +318,9 @@ impl Harness {
         let (questions, answers) = Questions::new(telemetry.health.clone(), Events::nowhere(), anywhere);
         let wanted = NodePortAddresses { primary: true, cidrs: NodePortAddresses::LOCALHOST.to_vec() };
         let (exposed, localhost) = Exposed::new(&wanted, &Family::ALL, telemetry.metrics.clone());
-        let firsts = Arc::<AtomicUsize>::default();
-        let first = Arc::clone(&firsts);
+        let (first, firsts) = std::sync::mpsc::channel();
         let syncer = Syncer::new(tables, telemetry.clone()).with_questions(questions).with_exposed(exposed);
-        let syncer = syncer.once_synced(move || {
-            first.fetch_add(1, Ordering::Relaxed);
-        });
+        let syncer = syncer.with_firsts(first);
         let (live, settings) = watch::channel(Live::of(&Config::default()));
         let inputs = Inputs { updates: received, node_ports: changed, edits: edited, live: settings };
         let syncer = tokio::spawn(syncer.run(inputs));
