@@ -1,5 +1,6 @@
 //! Services (contract §4.2, §4.3).
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
@@ -212,7 +213,7 @@ fn families(spec: &ServiceSpec, findings: &mut Findings) -> Result<Vec<Option<Fa
 fn load_balancer_ips(object: &slim::Service, findings: &mut Findings) -> Result<Vec<IpAddr>, Unreadable> {
     let Some(status) = findings.shape(&object.status, "status")? else { return Ok(Vec::new()) };
     let Some(balancer) = findings.shape(&status.load_balancer, "status.loadBalancer")? else { return Ok(Vec::new()) };
-    let mut found = Vec::new();
+    let (mut found, mut seen) = (Vec::new(), HashSet::new());
     for (index, entry) in findings.list(&balancer.ingress, "status.loadBalancer.ingress")?.iter().enumerate() {
         let field = format!("status.loadBalancer.ingress[{index}]");
         let Some(ingress) = findings.optional(entry, &field, SKIPPED) else { continue };
@@ -231,7 +232,7 @@ fn load_balancer_ips(object: &slim::Service, findings: &mut Findings) -> Result<
             continue;
         }
         if let Some(address) = findings.address(text, &field, SKIPPED)
-            && !found.contains(&address)
+            && seen.insert(address)
         {
             found.push(address);
         }
@@ -275,12 +276,12 @@ fn ports(
     spec: &ServiceSpec,
     findings: &mut Findings,
 ) -> Result<Vec<ServicePort>, Unreadable> {
-    let mut ports: Vec<ServicePort> = Vec::new();
+    let (mut ports, mut names) = (Vec::new(), HashSet::new());
     for (index, entry) in findings.list(&spec.ports, "spec.ports")?.iter().enumerate() {
         let field = format!("spec.ports[{index}]");
         let Some(raw) = findings.optional(entry, &field, SKIPPED) else { continue };
         let Some(port) = port(converter, raw, &field, findings) else { continue };
-        if ports.iter().any(|other| other.name == port.name && other.protocol == port.protocol) {
+        if !names.insert((port.name.clone(), port.protocol)) {
             let ServicePort { name, protocol, .. } = port;
             let message = format!("the name {name:?} is used before by another {protocol} port: this one is skipped");
             findings.report(format_args!("{field}.name"), message);
@@ -311,5 +312,8 @@ fn port(
         "the port has no NodePort",
     );
     let name = raw.name.value().map_or("", String::as_str);
+    if !findings.is_name(name, format_args!("{field}.name"), skipped) {
+        return None;
+    }
     Some(ServicePort { name: converter.pool.intern(name), protocol: protocol?, port: port?, node_port })
 }
