@@ -295,6 +295,48 @@ fn the_older_service_owns_a_frontend_and_leaves_it_to_the_other() {
     }
 }
 
+/// Whoever may write Services may make one early, and have it ask later for the addresses of others.
+#[test]
+fn an_external_ip_takes_no_address_that_the_cluster_gave_to_another() {
+    let mut victim = service("victim", "172.30.0.41");
+    victim.load_balancer_ips = vec![ip(LB)];
+    victim.created = 2;
+    let mut thief = service("a-thief", "172.30.0.42");
+    thief.created = 1;
+    let ends = [slice("victim", 80, &[("10.180.0.1", "")]), slice("a-thief", 80, &[("10.180.0.2", "")])];
+    let mut world = World::new(options(V4)).with([Update::Service(victim.clone()), Update::Service(thief.clone())]);
+    world.apply(ends);
+    thief.external_ips = vec![ip("172.30.0.41"), ip(LB), ip(EXTERNAL)];
+    world.apply([Update::Service(thief.clone())]);
+    let is_safe = |world: &mut World| {
+        world.check(&[
+            (POD, "172.30.0.41", 80, "10.180.0.1:80"),
+            (OUTSIDE, LB, 80, "10.180.0.1:80 masq"),
+            (OUTSIDE, EXTERNAL, 80, "10.180.0.2:80 masq"),
+        ]);
+    };
+    is_safe(&mut world);
+    let conflicts: Vec<_> = world.compiler.conflicts().map(|conflict| conflict.to_string()).collect();
+    assert_eq!(conflicts.len(), 2);
+    assert!(
+        conflicts[0].ends_with(
+            "ns/victim:p80 has it, because a ClusterIP comes before an address of a load balancer, \
+        and that before an external IP"
+        ),
+        "{conflicts:?}"
+    );
+
+    // Whoever asks for it first has it only until it is given to somebody.
+    world.apply([Update::ServiceGone(victim.name.clone())]);
+    world.check(&[(OUTSIDE, LB, 80, "10.180.0.2:80 masq")]);
+    world.apply([Update::Service(victim)]);
+    is_safe(&mut world);
+    // To be given it by a controller is the same right as the other's.
+    thief.load_balancer_ips = vec![ip(LB)];
+    world.apply([Update::Service(thief)]);
+    world.check(&[(OUTSIDE, LB, 80, "10.180.0.2:80 masq"), (POD, "172.30.0.41", 80, "10.180.0.1:80")]);
+}
+
 /// kube-proxy's BuildServiceMapServiceUpdate: a Service becomes a load balancer with policy Local, stays so, and is one no more.
 #[test]
 fn a_service_that_becomes_a_load_balancer_and_is_one_no_more() {
