@@ -18,6 +18,12 @@ const DEFAULT_AFFINITY: NonZeroU32 = NonZeroU32::new(10_800).unwrap();
 /// The longest that the API takes: a day.
 const MAX_AFFINITY: NonZeroU32 = NonZeroU32::new(86_400).unwrap();
 
+/// How many pairs of a port and an address outside of the cluster one Service may have. A megabyte of ports and addresses would make
+/// hundreds of millions, and every one takes memory here and in the kernel.
+const MOST_OUTSIDE: usize = 10_000;
+/// The same of pairs of those with a range of clients, for each of which the kernel holds an element.
+const MOST_RANGES: usize = 100_000;
+
 /// `spec.type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Type {
@@ -52,20 +58,68 @@ pub(super) fn service(
     };
     let external_policy = policy(&spec.external_traffic_policy, "spec.externalTrafficPolicy", findings);
     let external_policy = if reaches_outside { external_policy } else { TrafficPolicy::Cluster };
+    let ports = ports(converter, spec, findings)?;
+    let mut addresses = Outside { balancers: load_balancer_ips(object, findings)?, external_ips };
+    addresses.limit(ports.len(), findings);
+    let Outside { balancers: load_balancer_ips, external_ips } = addresses;
+    let mut source_ranges = source_ranges(spec, findings)?;
+    limit_ranges(&mut source_ranges, ports.len() * load_balancer_ips.len(), findings);
     Ok(Update::Service(Service {
         created: created(&meta.creation_timestamp, findings),
         cluster_ips,
         external_ips,
-        load_balancer_ips: load_balancer_ips(object, findings)?,
+        load_balancer_ips,
         internal_policy: policy(&spec.internal_traffic_policy, "spec.internalTrafficPolicy", findings),
         external_policy,
         health_check_node_port: health_check_node_port(spec, service_type, external_policy, findings),
         affinity: affinity(spec, findings),
         fast_path: fast_path(meta, findings),
-        source_ranges: source_ranges(spec, findings)?,
-        ports: ports(converter, spec, findings)?,
+        source_ranges,
+        ports,
         name,
     }))
+}
+
+/// Addresses outside of the cluster.
+struct Outside {
+    balancers: Vec<IpAddr>,
+    external_ips: Vec<IpAddr>,
+}
+
+impl Outside {
+    /// Leaves as many as are served, one at least, if each has so many ports.
+    fn limit(&mut self, ports: usize, findings: &mut Findings) {
+        let mut room = (MOST_OUTSIDE / ports.max(1)).max(1);
+        let lists =
+            [(&mut self.balancers, "status.loadBalancer.ingress"), (&mut self.external_ips, "spec.externalIPs")];
+        for (list, field) in lists {
+            if list.len() > room {
+                let message = format!(
+                    "has {} addresses, for {ports} ports: only the first {room} are served, as a Service may have {MOST_OUTSIDE} \
+                     pairs of them: divide it into several",
+                    list.len()
+                );
+                findings.report(field, message);
+                list.truncate(room);
+            }
+            room -= list.len();
+        }
+    }
+}
+
+/// Leaves as many ranges as the kernel is asked to hold, if there are so many pairs of a port and an address. Clients in others are
+/// refused, as nobody knows which of them are meant to be.
+fn limit_ranges(ranges: &mut Vec<IpNet>, pairs: usize, findings: &mut Findings) {
+    let room = (MOST_RANGES / pairs.max(1)).max(1);
+    if ranges.len() > room {
+        let message = format!(
+            "has {} ranges, for {pairs} pairs of a port and an address: clients in the first {room} are let in and no others, as a \
+             Service may have {MOST_RANGES} elements for them: join ranges, or divide it into several",
+            ranges.len()
+        );
+        findings.report("spec.loadBalancerSourceRanges", message);
+        ranges.truncate(room);
+    }
 }
 
 /// Where load balancers ask whether this node has endpoints, which only matters to those that send to such nodes alone. The API

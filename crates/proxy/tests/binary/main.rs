@@ -8,6 +8,7 @@ mod directory;
 mod effective;
 mod events;
 mod features;
+mod hostile;
 mod http;
 mod node;
 mod process;
