@@ -111,3 +111,46 @@ fn enormous_objects_hold_up_nobody() {
     let memory = proxy.peak_memory();
     assert!(memory < 512 << 20, "{} MiB", memory >> 20);
 }
+
+/// Who may write Services may ask for any address.
+#[test]
+fn an_external_ip_leads_nobody_astray() {
+    let (node, _echo) = answering();
+    node.namespace.add_address("lo", "10.1.0.3/32").unwrap();
+    let _thief = Echo::tcp(&node.namespace, "thief", SocketAddr::from(([10, 1, 0, 3], 8080))).unwrap();
+    let thief = service("evil", "a").cluster_ip("10.96.0.66").port("http", "TCP", 80);
+    let thief = thief.set("/metadata/creationTimestamp", "2020-01-01T00:00:00Z");
+    node.api.put(thief.clone());
+    node.api.put(slice("evil", "a", "a").port("http", "TCP", 8080).endpoint("10.1.0.3"));
+    let proxy = node.start_with("");
+    let reached = |address: &str| ask_tcp(&node.namespace, None, address.parse().unwrap()).map(|reply| reply.endpoint);
+    proxy.wait("both Services", || is_served(&node, "10.96.0.10") && is_served(&node, "10.96.0.66"));
+    node.api.put(thief.external_ip("10.96.0.10"));
+    proxy.wait_for_log("10.96.0.10:80/tcp is claimed by shop/web:http and evil/a:http: shop/web:http has it");
+    assert_eq!(reached("10.96.0.10:80").as_deref(), Ok("web"));
+    assert_eq!(reached("10.96.0.66:80").as_deref(), Ok("thief"), "it costs itself only what is not its own");
+}
+
+/// The API server takes none of them; whoever stands in for it, or writes files, may.
+#[test]
+fn names_are_names() {
+    let (node, _echo) = answering();
+    let proxy = node.start_with("");
+    let odd = ["a\nERROR nothing works", "b\" drop # ", "c\u{1b}[31mred", "d/e", "", &"f".repeat(254), "ü"];
+    for (number, name) in odd.into_iter().enumerate() {
+        let service = service("shop", name).cluster_ip(&format!("10.96.4.{number}")).port("http", "TCP", 80);
+        node.api.put_raw(Resource::Services, "shop", &format!("odd-{number}"), service.into());
+    }
+    // Two names that differ in case, and the longest.
+    for (name, address) in [("WEB", "10.96.5.1"), (&*"w".repeat(253), "10.96.5.2")] {
+        node.put(name, address);
+        proxy.wait(name, || is_served(&node, address));
+    }
+    assert!(is_served(&node, "10.96.0.10"));
+    let (log, rules) = (proxy.log(), node.namespace.sh("nft list table ip kube-proxy").unwrap());
+    for number in 0..odd.len() {
+        assert!(!rules.contains(&format!("10.96.4.{number}")), "{number}");
+    }
+    assert!(log.contains(r#"metadata.name: "a\nERROR nothing works" is not a name"#), "{log}");
+    assert!(log.lines().all(|line| !line.starts_with("ERROR") && !line.contains('\u{1b}')), "{log}");
+}
