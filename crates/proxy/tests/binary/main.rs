@@ -7,6 +7,7 @@ mod command_line;
 mod directory;
 mod effective;
 mod events;
+mod exposure;
 mod features;
 mod hostile;
 mod http;
