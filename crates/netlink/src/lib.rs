@@ -23,6 +23,8 @@ mod elements;
 mod encode;
 mod expression;
 mod fastpath;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod message;
 mod monitor;
 mod nf_tables;

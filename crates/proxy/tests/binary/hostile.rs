@@ -8,6 +8,7 @@ use testing::objects::{service, slice};
 use testing::traffic::{Echo, ask_tcp};
 
 use crate::api::Node;
+use crate::process::HEALTH_PORT;
 
 /// A node where connections to Services are answered, also to those of [`Node::put`].
 fn answering() -> (Node, Echo) {
@@ -153,4 +154,28 @@ fn names_are_names() {
     }
     assert!(log.contains(r#"metadata.name: "a\nERROR nothing works" is not a name"#), "{log}");
     assert!(log.lines().all(|line| !line.starts_with("ERROR") && !line.contains('\u{1b}')), "{log}");
+}
+
+/// Each of these fields has been seen to be right before, and what it said then stays.
+#[test]
+fn an_odd_node_object_changes_nothing() {
+    let (node, _echo) = answering();
+    let proxy = node.start_with("");
+    proxy.wait_for_status(HEALTH_PORT, "/healthz", 200);
+    let odd = [
+        json!({"metadata": {"name": "node-1", "labels": []}}),
+        json!({"metadata": {"name": "node-1"}, "spec": {"taints": {"key": "ToBeDeletedByClusterAutoscaler"}}}),
+        json!({"metadata": {"name": "node-1"}, "spec": {"podCIDRs": "10.1.0.0/24"}}),
+        json!({"metadata": {"name": "node-1"}, "status": {"addresses": 7}}),
+    ];
+    for (number, object) in odd.into_iter().enumerate() {
+        node.api.put_raw(Resource::Nodes, "", "node-1", object);
+        let next = format!("10.96.6.{number}");
+        node.put(&format!("next-{number}"), &next);
+        proxy.wait(format_args!("the Service after odd Node {number}"), || is_served(&node, &next));
+    }
+    for field in ["metadata.labels: ", "spec.taints: ", "spec.podCIDRs: ", "status.addresses: "] {
+        proxy.wait_for_log(field);
+    }
+    assert_eq!(proxy.get(HEALTH_PORT, "/healthz").unwrap().0, 200);
 }
