@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Command;
 
 use common::Informed;
 use informer::{DirectoryError, Reporter, node_in_directory, watch_directory};
@@ -388,6 +389,9 @@ async fn files_made_to_exhaust_are_refused_by_themselves() {
     for (name, text, _) in &files {
         fs::write(dir.path().join(name), text).unwrap();
     }
+    // Whoever reads it waits for a writer.
+    let made = Command::new("mkfifo").arg(dir.path().join("pipe.yaml")).status().unwrap();
+    assert!(made.success(), "no mkfifo (Debian package coreutils)");
     fs::write(dir.path().join("z.yaml"), service("good", 80)).unwrap();
     let mut informed = started(dir.path()).await;
     assert_eq!(informed.services(), ["good"]);
