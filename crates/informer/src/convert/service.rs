@@ -21,7 +21,7 @@ const MAX_AFFINITY: NonZeroU32 = NonZeroU32::new(86_400).unwrap();
 /// How many pairs of a port and an address outside of the cluster one Service may have. A megabyte of ports and addresses would make
 /// hundreds of millions, and every one takes memory here and in the kernel.
 const MOST_OUTSIDE: usize = 10_000;
-/// The same of pairs of those with a range of clients, for each of which the kernel holds an element.
+/// The same of pairs of those with a range of clients of one family, for each of which the kernel holds an element.
 const MOST_RANGES: usize = 100_000;
 
 /// `spec.type`.
@@ -107,18 +107,23 @@ impl Outside {
     }
 }
 
-/// Leaves as many ranges as the kernel is asked to hold, if there are so many pairs of a port and an address. Clients in others are
-/// refused, as nobody knows which of them are meant to be.
+/// Leaves as many ranges of each family as the kernel is asked to hold, if there are so many pairs of a port and an address. Clients in
+/// others are refused, as nobody knows which of them are meant to be; those of a family without any range would be let in.
 fn limit_ranges(ranges: &mut Vec<IpNet>, pairs: usize, findings: &mut Findings) {
     let room = (MOST_RANGES / pairs.max(1)).max(1);
-    if ranges.len() > room {
-        let message = format!(
-            "has {} ranges, for {pairs} pairs of a port and an address: clients in the first {room} are let in and no others, as a \
-             Service may have {MOST_RANGES} elements for them: join ranges, or divide it into several",
-            ranges.len()
-        );
-        findings.report("spec.loadBalancerSourceRanges", message);
-        ranges.truncate(room);
+    for family in Family::ALL {
+        let mut count = 0;
+        ranges.retain(|range| {
+            count += usize::from(Family::of_prefix(range) == family);
+            Family::of_prefix(range) != family || count <= room
+        });
+        if count > room {
+            let message = format!(
+                "has {count} {family} ranges, for {pairs} pairs of a port and an address: clients in the first {room} are let in and no \
+                 others, as a Service may have {MOST_RANGES} elements for them: join ranges, or divide it into several"
+            );
+            findings.report("spec.loadBalancerSourceRanges", message);
+        }
     }
 }
 

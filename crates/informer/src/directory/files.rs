@@ -219,8 +219,8 @@ fn text(path: &Path) -> Result<Option<String>, String> {
     }
 }
 
-/// The largest file that is read, in bytes. Twenty thousand Services and their slices fit, and what is made of it while it is
-/// read, some ten times as much, fits into the memory of a node.
+/// The largest file that is read, in bytes: twenty thousand Services and their slices fit. The memory that it takes to read one is
+/// some multiple of this.
 const LARGEST: u64 = 16 << 20;
 
 /// What problems of files call their kind.

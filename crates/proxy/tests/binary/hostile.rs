@@ -23,8 +23,7 @@ fn is_served(node: &Node, cluster_ip: &str) -> bool {
     ask_tcp(&node.namespace, None, SocketAddr::new(cluster_ip.parse().unwrap(), 80)).is_ok()
 }
 
-/// Each fits into an object of 1.5 MB, which is what the API server takes, but the slice, which has a hundred times as many
-/// endpoints as it takes.
+/// Each is about as large as the API server takes, 1.5 MB, but the slice, which has a hundred times as many endpoints as it takes.
 fn enormous() -> Vec<(Resource, Value)> {
     // Each with a name of its own.
     let ports = |n: u32| json!({"name": format!("p{n}"), "port": 1 + n % 65_535, "protocol": "TCP"});
@@ -64,7 +63,10 @@ fn enormous() -> Vec<(Resource, Value)> {
         (Resource::Services, service("shop", "endpoints").cluster_ip("10.96.1.3").port("http", "TCP", 80).into()),
         (
             Resource::Services,
-            web().set("/metadata/name", "bad-address").set("/spec/externalIPs", vec![long(); 30]).into(),
+            web()
+                .set("/metadata/name", "bad-address")
+                .set("/spec/externalIPs", [vec![long()], vec!["no address".to_owned(); 30]].concat())
+                .into(),
         ),
         (
             Resource::Services,
