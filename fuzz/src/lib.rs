@@ -1,28 +1,23 @@
 //! What fuzz targets share.
 
-use std::cell::LazyCell;
 use std::fmt::Debug;
-use std::fs;
 use std::path::PathBuf;
+use std::{env, fs};
 
-use tempfile::TempDir;
-
-thread_local! {
-    static DIRECTORY: LazyCell<TempDir> = LazyCell::new(|| match TempDir::new_in("/dev/shm") {
-        Ok(directory) => directory,
-        Err(error) => panic!("no temporary directory in /dev/shm: {error}"),
-    });
-}
-
-/// The path of a file in memory. Its directory belongs to the fuzz target, and is empty at first.
+/// The path of a file that belongs to this fuzz target, below the folder that it is run in.
 pub fn path(name: &str) -> PathBuf {
-    DIRECTORY.with(|directory| directory.path().join(name))
+    let program = done(env::current_exe());
+    PathBuf::from("target/fuzz/files").join(program.file_name().unwrap_or_default()).join(name)
 }
 
-/// Writes a file in memory.
+/// Writes such a file, anew: what is written over another may have to reach the disk (ext4's `auto_da_alloc`).
 pub fn write(name: &str, content: impl AsRef<[u8]>) -> PathBuf {
     let path = path(name);
-    done(fs::write(&path, content));
+    fs::remove_file(&path).ok();
+    if let Err(_missing) = fs::write(&path, &content) {
+        done(fs::create_dir_all(self::path("")));
+        done(fs::write(&path, content));
+    }
     path
 }
 
