@@ -1,7 +1,7 @@
 # Every task starts here, for people and for CI alike. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup need-root need-cargo need-libraries build demo test lint unit fastpath cluster image image-arm64 image-test tools vm bench bench-fastpath
+.PHONY: help setup need-root need-cargo need-libraries build demo test lint unit fuzz fuzz-briefly deny fastpath cluster image image-arm64 image-test tools vm bench bench-fastpath
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -17,10 +17,10 @@ ifneq ($(SUDO_USER),)
   endif
 endif
 
-# Debian packages: to build (C libraries and what finds them), and to test (network namespaces, nft as the judge, and the programs that
-# kube-proxy's other modes run).
+# Debian packages: to build (C libraries and what finds them), and to test (network namespaces, nft as the judge, the programs that
+# kube-proxy's other modes run, and libFuzzer).
 BUILD_PACKAGES := gcc libc6-dev pkg-config libnftnl-dev libmnl-dev
-TEST_PACKAGES := nftables iproute2 util-linux procps time iptables ipset ipvsadm
+TEST_PACKAGES := nftables iproute2 util-linux procps time iptables ipset ipvsadm g++
 # To make the image, and to make it for arm64 elsewhere.
 IMAGE_PACKAGES := buildah jq binutils
 ARM64_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
@@ -37,7 +37,7 @@ demo: need-root setup ## Services at work on a made-up node: network namespaces,
 	target/release/demo --manifests config/demo
 
 test: PACKAGES += $(IMAGE_PACKAGES) $(PACKAGING_TEST_PACKAGES)
-test: need-root setup lint unit fastpath image-test ## Everything that CI runs.
+test: need-root setup lint deny unit fuzz-briefly fastpath image-test ## Everything that CI runs.
 
 bench: need-root setup ## Cold sync and single changes at 1k, 10k and 30k Services, against kube-proxy's shape.
 	cargo build --quiet --release -p benches -p proxy
@@ -58,7 +58,32 @@ lint: need-cargo ## Format and clippy.
 
 unit: need-cargo tools
 	cargo build --quiet -p proxy
-	cargo test --workspace --quiet
+	cargo test --workspace --exclude fuzz --quiet
+
+FUZZ_TARGETS := nf_tables conntrack config objects manifests
+FUZZ_SECONDS := 600
+
+fuzz: need-cargo setup ## Fuzz targets, each for FUZZ_SECONDS=600, or some: FUZZ_TARGETS=objects. Inputs that fail stay in target/fuzz.
+	RUSTC_WORKSPACE_WRAPPER='$(CURDIR)/fuzz/rustc' cargo build --quiet -p fuzz
+	@# Memory is limited, so that to believe a length in the input is a failure.
+	@for target in $(FUZZ_TARGETS); do \
+	    mkdir -p target/fuzz/$$target; \
+	    (ulimit -v 4194304; target/debug/$$target -print_final_stats=1 -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -timeout=10 \
+	        -rss_limit_mb=1024 -artifact_prefix=target/fuzz/$$target- target/fuzz/$$target fuzz/seeds/$$target) \
+	        >target/fuzz/$$target.log 2>&1 || { tail -n 100 target/fuzz/$$target.log; exit 1; }; \
+	    echo "fuzz target $$target: $$(sed -n 's/^stat::number_of_executed_units: *//p' target/fuzz/$$target.log) inputs"; \
+	done
+
+fuzz-briefly:
+	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=10
+
+CARGO_DENY := 0.20.2
+
+# Its check of advisories fetches their database: run `target/tools/bin/cargo-deny check advisories` where that can be reached.
+deny: need-cargo ## Licences, duplicate versions and sources of dependencies, by deny.toml.
+	@[ -x target/tools/bin/cargo-deny ] || \
+	    cargo install --quiet --locked --no-default-features --root target/tools --version $(CARGO_DENY) cargo-deny
+	target/tools/bin/cargo-deny --log-level error check bans licenses sources
 
 cluster: need-root setup ## The tests with an API server, on a real one: sudo make cluster SLIPSTREAM_E2E_KUBECONFIG=FILE
 	@[ -n "$(SLIPSTREAM_E2E_KUBECONFIG)" ] || { echo "give the kubeconfig of an administrator: make $@ SLIPSTREAM_E2E_KUBECONFIG=FILE" >&2; exit 1; }

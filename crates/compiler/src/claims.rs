@@ -1,6 +1,5 @@
 //! Who owns a frontend that several Services claim.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
@@ -8,8 +7,8 @@ use model::{ServiceName, ServicePortName};
 
 use crate::Frontend;
 
-/// Every frontend and the Service ports that claim it. The oldest Service owns it, among equally old ones the first by
-/// name; so the outcome does not depend on the order of events.
+/// Every frontend and the Service ports that claim it. Whoever has the better right to it owns it; then the oldest Service, among
+/// equally old ones the first by name; so the outcome does not depend on the order of events.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     owners: HashMap<Frontend, Claim>,
@@ -17,11 +16,24 @@ pub(crate) struct Claims {
     losers: BTreeMap<Frontend, BTreeSet<Claim>>,
 }
 
-/// A Service port's wish for a frontend.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A Service port's wish for a frontend. The lesser one wins.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Claim {
+    pub(crate) right: Right,
     pub(crate) created: i64,
     pub(crate) port: ServicePortName,
+}
+
+/// By what right a frontend is claimed, the best first. Who writes Services chooses external IPs alone, and must not take by them
+/// what the cluster gave to others, however old their own Service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Right {
+    /// The API server gave it: a ClusterIP, or a NodePort.
+    Assigned,
+    /// A controller gave it: an address of a load balancer, in the status.
+    Balancer,
+    /// The Service asks for it: an external IP.
+    Asked,
 }
 
 /// A frontend that more than one Service port claims.
@@ -33,6 +45,8 @@ pub struct Conflict {
     pub owner: ServicePortName,
     /// Who goes without it until the owner leaves.
     pub loser: ServicePortName,
+    /// What decided it.
+    pub because: &'static str,
 }
 
 impl Claims {
@@ -83,7 +97,11 @@ impl Claims {
         self.losers.iter().flat_map(|(frontend, losers)| {
             let owner = self.owners.get(frontend);
             losers.iter().filter_map(move |loser| {
-                Some(Conflict { frontend: *frontend, owner: owner?.port.clone(), loser: loser.port.clone() })
+                let because = match owner?.right == loser.right {
+                    true => "its Service is older or named first",
+                    false => "a ClusterIP comes before an address of a load balancer, and that before an external IP",
+                };
+                Some(Conflict { frontend: *frontend, owner: owner?.port.clone(), loser: loser.port.clone(), because })
             })
         })
     }
@@ -95,24 +113,9 @@ impl Claims {
     }
 }
 
-impl Ord for Claim {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.created, &self.port).cmp(&(other.created, &other.port))
-    }
-}
-
-impl PartialOrd for Claim {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { frontend, owner, loser } = self;
-        write!(
-            f,
-            "{frontend} is claimed by {owner} and {loser}: {owner} has it, because its Service is older or named first"
-        )
+        let Self { frontend, owner, loser, because } = self;
+        write!(f, "{frontend} is claimed by {owner} and {loser}: {owner} has it, because {because}")
     }
 }

@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use ipnet::IpNet;
 use model::{Family, Selection, Service, ServicePort, TrafficPolicy};
 
+use crate::claims::Right;
 use crate::frontend::Scope;
 use crate::lb::{LbChain, LbKind, Target};
 use crate::sets::{Role, SetId};
@@ -29,6 +30,8 @@ pub(crate) struct PortRules {
     pub(crate) affinity: Option<NonZeroU32>,
     /// Whether connections are kept out of the fast path.
     pub(crate) slow: bool,
+    /// Frontends that the Service only asks for: external IPs that are neither its ClusterIP nor its load balancer's.
+    pub(crate) asked: BTreeSet<Frontend>,
     /// Frontends that only clients from `sources` may connect to.
     pub(crate) restricted: BTreeSet<Frontend>,
     /// In order; none is within another. None of them is everything.
@@ -77,6 +80,8 @@ impl PortRules {
         frontends.insert(at(cluster_ip), internal);
         let sources = sources(service, options);
         let balancers = service.load_balancer_ips.iter().filter(|ip| Family::of(**ip) == family && !sources.is_empty());
+        let is_given = |ip: &IpAddr| *ip == cluster_ip || service.load_balancer_ips.contains(ip);
+        let asked = service.external_ips.iter().filter(|ip| Family::of(**ip) == family && !is_given(ip));
         let Selection { cluster, local, on_this_node, .. } = selection;
         Some(Self {
             frontends,
@@ -86,9 +91,19 @@ impl PortRules {
             hairpins: on_this_node,
             affinity: service.affinity,
             slow: !service.fast_path,
+            asked: asked.map(|ip| at(*ip)).collect(),
             restricted: balancers.map(|ip| at(*ip)).collect(),
             sources,
         })
+    }
+
+    /// By what right it claims one of its frontends.
+    pub(crate) fn right_to(&self, frontend: Frontend) -> Right {
+        match frontend {
+            _ if self.asked.contains(&frontend) => Right::Asked,
+            Frontend::Address { address, .. } if self.cluster_ip != Some(address) => Right::Balancer,
+            Frontend::Address { .. } | Frontend::NodePort { .. } => Right::Assigned,
+        }
     }
 
     /// Whether packets from inside, and from outside, are dropped for want of an endpoint on this node.

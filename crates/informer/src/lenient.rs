@@ -9,7 +9,8 @@ use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{
-    Deserialize, Deserializer, Error, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor,
+    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess, Unexpected,
+    Visitor,
 };
 use serde::forward_to_deserialize_any;
 
@@ -112,10 +113,35 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for LenientVisitor<T> {
         Ok(value)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        let mut map = Entries { map, owes_value: false };
         let value = Lenient::from_result(T::deserialize(MapAccessDeserializer::new(&mut map)));
+        if map.owes_value {
+            map.next_value::<IgnoredAny>()?;
+        }
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         Ok(value)
+    }
+}
+
+/// A map that knows whether it was left between a key and its value, as derived structs do where a field is repeated.
+struct Entries<A> {
+    map: A,
+    owes_value: bool,
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Entries<A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+        let key = self.map.next_key_seed(seed);
+        self.owes_value = matches!(key, Ok(Some(_)));
+        key
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+        self.owes_value = false;
+        self.map.next_value_seed(seed)
     }
 }
 
@@ -171,6 +197,13 @@ mod tests {
         assert_eq!(read[3].value().unwrap().number, Lenient::Value(7));
         assert!(read[3].value().unwrap().list.oddity().unwrap().contains("expected a sequence"));
         assert!(matches!(read[4], Lenient::Absent));
+    }
+
+    #[test]
+    fn a_field_that_is_repeated_costs_only_its_object() {
+        let read = parse(r#"[{"number": 1, "number": {"a": [2]}, "list": []}, {"number": 7}]"#);
+        assert_eq!(read[0].oddity(), Some("duplicate field `number`"));
+        assert_eq!(read[1].value().unwrap().number, Lenient::Value(7));
     }
 
     #[test]

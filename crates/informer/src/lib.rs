@@ -12,6 +12,8 @@ mod api;
 mod client;
 mod convert;
 mod directory;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod intern;
 mod lenient;
 mod problem;

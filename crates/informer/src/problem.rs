@@ -24,6 +24,26 @@ pub struct Problem {
     pub message: String,
 }
 
+/// How long the message of a problem may be, in bytes: whoever writes objects must not fill the log with a value of a megabyte.
+const LONGEST_MESSAGE: usize = 600;
+
+impl Problem {
+    /// A problem with `field` of an object. Of a long message, the middle is left out: its end says what is done.
+    pub(crate) fn new(
+        kind: &'static str,
+        object: impl Into<String>,
+        field: impl fmt::Display,
+        message: impl Into<String>,
+    ) -> Self {
+        let mut message = message.into();
+        if message.len() > LONGEST_MESSAGE {
+            let (start, end) = (LONGEST_MESSAGE / 2, message.len() - LONGEST_MESSAGE / 2);
+            message.replace_range(message.floor_char_boundary(start)..message.ceil_char_boundary(end), "[…]");
+        }
+        Self { kind, object: object.into(), field: field.to_string(), message }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: ", self.kind, self.object)?;
@@ -175,8 +195,7 @@ mod tests {
     use super::*;
 
     fn problem(field: &str) -> Problem {
-        let (object, message) = ("shop/web".to_owned(), "0 is not a port".to_owned());
-        Problem { kind: "Service", object, field: field.to_owned(), message }
+        Problem::new("Service", "shop/web", field, "0 is not a port")
     }
 
     #[test]
@@ -203,5 +222,13 @@ mod tests {
     fn it_reads_as_a_sentence() {
         assert_eq!(problem("spec.ports[0].port").to_string(), "Service shop/web: spec.ports[0].port: 0 is not a port");
         assert_eq!(problem("").to_string(), "Service shop/web: 0 is not a port");
+        let long = Problem::new(
+            "Service",
+            "shop/web",
+            "",
+            format!("{:?} is not a port: it is skipped", "é".repeat(1_000_000)),
+        );
+        assert!(long.message.len() < 610 && long.message.contains("é[…]é"), "{long}");
+        assert!(long.message.ends_with("é\" is not a port: it is skipped"), "{long}");
     }
 }

@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Command;
 
 use common::Informed;
 use informer::{DirectoryError, Reporter, node_in_directory, watch_directory};
@@ -369,4 +370,38 @@ fn nodes_in_a_directory() {
     assert_eq!(find("b").unwrap().unwrap().addresses.len(), 1);
     let error = find("c").unwrap_err().to_string();
     assert!(error.ends_with("has the Nodes a, b, none of them \"c\": set --hostname-override to one"), "{error}");
+}
+
+/// Files that take little to write, and would take much to read.
+#[tokio::test]
+async fn files_made_to_exhaust_are_refused_by_themselves() {
+    let dir = TempDir::new().unwrap();
+    let bomb: String =
+        (1..12).map(|n| format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 10].join(","))).collect();
+    let files = [
+        ("deep.yaml", "a: ".to_owned() + &"[".repeat(1_000_000), "is not YAML"),
+        ("deep.json", "[".repeat(1_000_000), "is not JSON"),
+        ("indented.yaml", (0..3_000).map(|n| " ".repeat(n) + "a:\n").collect(), "is not YAML"),
+        ("bomb.yaml", format!("a0: &a0 [x]\n{bomb}"), "is not YAML"),
+        ("huge.yaml", format!("#{}\n", "x".repeat(16 << 20)) + &service("huge", 80), "has more than 16 MiB"),
+        ("name.yaml", service(&"n".repeat(1_000_000), 80), "is not a name"),
+    ];
+    for (name, text, _) in &files {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    // Whoever reads it waits for a writer.
+    let made = Command::new("mkfifo").arg(dir.path().join("pipe.yaml")).status().unwrap();
+    assert!(made.success(), "no mkfifo (Debian package coreutils)");
+    fs::write(dir.path().join("z.yaml"), service("good", 80)).unwrap();
+    let mut informed = started(dir.path()).await;
+    assert_eq!(informed.services(), ["good"]);
+    for (name, _, told) in files {
+        let told_of = |told_of: &str| told_of.contains(name) && told_of.contains(told) && told_of.len() < 1_000;
+        assert!(informed.told().iter().any(|line| told_of(line)), "{name}: {:#?}", informed.told());
+    }
+    // What was read from a file stays when it has grown too large.
+    rename_over(&dir.path().join("z.yaml"), &format!("#{}\n{}", "x".repeat(16 << 20), service("other", 80)));
+    informed.until_told("z.yaml: has more than 16 MiB: divide it into several files: what was last read").await;
+    assert_eq!(informed.services(), ["good"]);
+    informed.stop().await.unwrap();
 }

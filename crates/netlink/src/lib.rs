@@ -26,6 +26,8 @@ mod elements;
 mod encode;
 mod expression;
 mod fastpath;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod ipset;
 mod ipvs;
 mod legacy;

@@ -97,12 +97,12 @@ impl Shared {
 /// What has been heard of a commit that is not complete yet. The kernel notifies of its changes first, then of the
 /// generation that they make (`nf_tables_commit`, net/netfilter/nf_tables_api.c).
 #[derive(Debug, Default)]
-struct Heard {
+pub(crate) struct Heard {
     families: BTreeSet<Family>,
 }
 
 impl Heard {
-    fn take(&mut self, datagram: &[u8], table: &Name) -> Vec<ForeignEdit> {
+    pub(crate) fn take(&mut self, datagram: &[u8], table: &Name) -> Vec<ForeignEdit> {
         let mut edits = Vec::new();
         for message in messages(datagram) {
             if message.and_then(|message| self.hear(message, table, &mut edits)).is_err() {

@@ -46,7 +46,7 @@ fn expression(entry: &[u8], text: &mut String) -> Result<(), Malformed> {
     // Numbers that are 0 say the same as none, and the kernel lists some of them that it was not sent.
     for (kind, value) in found.into_iter().filter(|(_, value)| value.iter().any(|byte| *byte != 0)) {
         text.push(' ');
-        show(kind, value, text);
+        show(kind, value, NESTED, text);
     }
     text.push('\n');
     Ok(())
@@ -71,21 +71,25 @@ fn leave_out_what_is_implied(nat: &mut BTreeMap<u16, &[u8]>) -> Result<(), Malfo
     Ok(())
 }
 
-/// Shows an attribute: others in it, a string, or bytes, whichever its value looks like.
-fn show(kind: u16, value: &[u8], text: &mut String) {
+/// How deep attributes are looked for in attributes. The kernel nests five; what another program put into a rule may look like
+/// thousands, and is shown as bytes from there on.
+const NESTED: u8 = 16;
+
+/// Shows an attribute: others in it, down to this depth, a string, or bytes, whichever its value looks like.
+fn show(kind: u16, value: &[u8], depth: u8, text: &mut String) {
     // Into a string, it cannot fail.
     write!(text, "{kind}=").ok();
     // The kernel does not mark those that have others in them, libnftnl does; without the mark they are equal.
     let inner: Result<Vec<_>, _> = attributes(value).collect();
     match (inner, string(value)) {
-        (Ok(inner), _) if !inner.is_empty() => {
+        (Ok(inner), _) if !inner.is_empty() && depth > 0 => {
             text.push_str("( ");
             for (kind, value) in inner {
                 if kind == uapi::NFTA_DATA_VALUE {
                     // Whatever an address looks like: 4.0.1.0 is an attribute as well, and so is 4.0.1.64, the same but for flags.
                     hexadecimal(value, text);
                 } else {
-                    show(kind, value, text);
+                    show(kind, value, depth - 1, text);
                 }
                 text.push(' ');
             }
@@ -101,5 +105,34 @@ fn show(kind: u16, value: &[u8], text: &mut String) {
 fn hexadecimal(bytes: &[u8], text: &mut String) {
     for byte in bytes {
         write!(text, "{byte:02x}").ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attributes::Attributes;
+    use crate::message::messages;
+
+    /// An expression of another program's may carry any bytes, also such as look like attributes within attributes.
+    #[test]
+    fn a_rule_nested_as_deep_as_a_message_is_long() {
+        let mut value = Vec::new();
+        while value.len() < 60_000 {
+            value = [&(value.len() as u16 + 4).to_ne_bytes()[..], &7_u16.to_ne_bytes(), &value].concat();
+        }
+        let mut attributes = Attributes::default();
+        attributes.nest(uapi::NFTA_RULE_EXPRESSIONS, |list| {
+            list.nest(uapi::NFTA_LIST_ELEM, |expression| {
+                expression.put(uapi::NFTA_EXPR_NAME, b"match\0");
+                expression.nest(uapi::NFTA_EXPR_DATA, |data| data.put(1, &value));
+            });
+        });
+        let length = 20 + attributes.as_bytes().len() as u32;
+        let header = [&length.to_ne_bytes()[..], &[0; 16]].concat();
+        let message = [&header, attributes.as_bytes()].concat();
+        let message = messages(&message).next().unwrap().unwrap();
+        let text = rule_text(message).unwrap();
+        assert!(text.starts_with("match 1=( 7=( ") && text.len() <= 3 * value.len(), "{} bytes", text.len());
     }
 }

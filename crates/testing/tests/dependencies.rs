@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// For each crate, the ones of this workspace that it may use in its code (tests may use `testing` as well).
-const EDGES: [(&str, &[&str]); 12] = [
+const EDGES: [(&str, &[&str]); 13] = [
     ("model", &[]),
     ("ruleset", &[]),
     ("config", &["model"]),
@@ -19,6 +19,7 @@ const EDGES: [(&str, &[&str]); 12] = [
     ("testing", &["model"]),
     ("e2e", &["config", "model", "testing"]),
     ("benches", &["compiler", "e2e", "model", "netlink", "ruleset", "testing"]),
+    ("fuzz", &["config", "informer", "model", "netlink"]),
 ];
 
 /// What the pure crates must build without.

@@ -45,7 +45,7 @@ impl Compiler {
     /// What a frontend leads to, if anyone has it.
     fn view(&self, frontend: Frontend) -> Option<View<'_>> {
         let owner = self.claims.owner(frontend)?;
-        let port = self.programmed.get(&owner.service)?.iter().find(|port| port.claim.port == *owner)?;
+        let port = self.programmed.get(&owner.service)?.iter().find(|port| port.name == *owner)?;
         Some(port.rules.view(frontend))
     }
 

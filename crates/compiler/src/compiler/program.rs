@@ -20,7 +20,9 @@ use crate::{Frontend, NodePorts, Offloads};
 /// A Service port and how it is, or is to be, treated.
 #[derive(Debug)]
 pub(crate) struct Port {
-    pub(crate) claim: Claim,
+    pub(crate) name: ServicePortName,
+    /// When its Service was created, in seconds since the epoch.
+    created: i64,
     /// What it is given: the treatment of frontends that it owns.
     pub(crate) rules: PortRules,
     /// Frontends it claims but does not own.
@@ -64,14 +66,14 @@ impl Compiler {
         let endpoints = state.endpoints(&service.name, port, family);
         let selection = select(service, port, family, &endpoints, state.zone());
         let rules = PortRules::wanted(service, port, &self.options, selection)?;
-        let claim = Claim { created: service.created, port: service.port_name(port) };
         let mut serving = self.serving(port.protocol, &endpoints);
         let fingerprint = Fingerprint::of(&serving);
         // Nobody asks for those of a TCP port that is new, unless connections may have come to it before we knew of it.
         if port.protocol == Protocol::Tcp && !self.programmed.contains_key(&service.name) && self.inherited.is_empty() {
             serving.clear();
         }
-        Some(Port { claim, rules, lost: Vec::new(), fingerprint, serving })
+        let (name, created) = (service.port_name(port), service.created);
+        Some(Port { name, created, rules, lost: Vec::new(), fingerprint, serving })
     }
 
     /// Endpoints that flows may stay with; none where flows are not looked at.
@@ -87,36 +89,39 @@ impl Compiler {
     fn replace_claims(&mut self, name: &ServiceName, ports: &[Port]) -> Vec<ServiceName> {
         let mut affected = Vec::new();
         let old = self.programmed.get(name).map_or(&[][..], Vec::as_slice);
+        let new: BTreeMap<_, _> = ports.iter().map(|port| (&port.name, port)).collect();
         for (port, frontend) in old.iter().flat_map(Port::claims) {
-            let stays = |new: &Port| new.claim == port.claim && new.rules.frontends.get(frontend).is_some();
-            if !ports.iter().any(stays) {
-                affected.extend(self.claims.remove(frontend, &port.claim));
+            let claim = port.claim(frontend);
+            let stays = |new: &&Port| new.rules.frontends.get(frontend).is_some() && new.claim(frontend) == claim;
+            if new.get(&port.name).copied().filter(stays).is_none() {
+                affected.extend(self.claims.remove(frontend, &claim));
             }
         }
         for (port, frontend) in ports.iter().flat_map(Port::claims) {
-            affected.extend(self.claims.add(frontend, port.claim.clone()));
+            affected.extend(self.claims.add(frontend, port.claim(frontend)));
         }
         affected
     }
 
     /// Makes what is programmed for a Service equal to what it wants.
     pub(super) fn program(&mut self, service: ServiceName, wanted: Vec<Port>, edit: &mut Edit) {
-        let mut old = self.programmed.remove(&service).unwrap_or_default();
+        let old = self.programmed.remove(&service).unwrap_or_default();
+        let mut old: BTreeMap<_, _> = old.into_iter().map(|port| (port.name.clone(), port)).collect();
         let mut programmed = Vec::with_capacity(wanted.len());
         for mut port in wanted {
             port.give_up_lost(&self.claims);
-            let before = old.iter().position(|o| o.claim.port == port.claim.port).map(|index| old.swap_remove(index));
+            let before = old.remove(&port.name);
             self.follow_flows(before.as_ref(), Some(&port));
             port.serving.clear();
             let before = before.map(|port| port.rules).unwrap_or_default();
             let found = self.adopted.numbers_of(&port.rules);
             port.rules.keep_positions_of(found.as_ref().unwrap_or(&before));
-            self.replace(&port.claim.port, &before, &port.rules, edit);
+            self.replace(&port.name, &before, &port.rules, edit);
             programmed.push(port);
         }
-        for port in old {
+        for port in old.into_values() {
             self.follow_flows(Some(&port), None);
-            self.replace(&port.claim.port, &port.rules, &PortRules::default(), edit);
+            self.replace(&port.name, &port.rules, &PortRules::default(), edit);
         }
         if !programmed.is_empty() {
             self.programmed.insert(service, programmed);
@@ -128,7 +133,7 @@ impl Compiler {
     /// the table of an earlier one, because endpoints may have gone in between.
     fn follow_flows(&mut self, old: Option<&Port>, new: Option<&Port>) {
         let nothing = BTreeSet::new();
-        let Some(protocol) = old.or(new).map(|port| port.claim.port.protocol) else { return };
+        let Some(protocol) = old.or(new).map(|port| port.name.protocol) else { return };
         let is_new = old.is_none() && self.inherited.is_empty();
         if self.options.offloads.follows(protocol) && !(protocol == Protocol::Tcp && is_new) {
             let serving = new.map_or(&nothing, |port| &port.serving);
@@ -285,22 +290,27 @@ impl Port {
         PortFlows { rules: &self.rules, fingerprint: self.fingerprint }
     }
 
+    /// Its claim to one of its frontends.
+    fn claim(&self, frontend: Frontend) -> Claim {
+        Claim { right: self.rules.right_to(frontend), created: self.created, port: self.name.clone() }
+    }
+
     /// Every frontend it claims, with itself.
     fn claims(&self) -> impl Iterator<Item = (&Self, Frontend)> {
         self.rules.frontends.iter().chain(self.lost.iter().copied()).map(move |frontend| (self, frontend))
     }
 
-    /// Whether connections to the ClusterIP come to it, and not to an older Service that claims the same.
+    /// Whether connections to the ClusterIP come to it, and not to another Service that claims the same.
     pub(super) fn owns_cluster_ip(&self, claims: &Claims) -> bool {
-        let is_owner = |frontend| claims.is_owner(frontend, &self.claim.port);
+        let is_owner = |frontend| claims.is_owner(frontend, &self.name);
         self.rules.frontends.of(Treatment::Cluster).any(is_owner)
     }
 
     /// Sets aside the frontends that others own.
     fn give_up_lost(&mut self, claims: &Claims) {
-        let Self { claim, rules, lost, .. } = self;
+        let Self { name, rules, lost, .. } = self;
         rules.frontends.retain(|frontend| {
-            let owned = claims.is_owner(frontend, &claim.port);
+            let owned = claims.is_owner(frontend, name);
             if !owned {
                 lost.push(frontend);
             }

@@ -31,6 +31,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot set up its world has failed")]
 
 mod affinity;
+mod claims;
 mod fastpath;
 mod flow_checks;
 mod histories;

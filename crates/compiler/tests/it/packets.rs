@@ -264,37 +264,6 @@ fn a_family_without_cluster_ip_is_left_alone() {
         .check(&[(OUTSIDE, NODE_IP, 3001, "192.168.0.2:3001"), (OUTSIDE, LB, 80, "5.6.7.8:80")]);
 }
 
-#[test]
-fn the_older_service_owns_a_frontend_and_leaves_it_to_the_other() {
-    let claimant = |name: &str, cluster_ip: &str, created| {
-        let mut service = service(name, cluster_ip);
-        service.external_ips = vec![ip(EXTERNAL)];
-        service.created = created;
-        Update::Service(service)
-    };
-    let old = claimant("z-old", "172.30.0.41", 1);
-    let young = claimant("a-young", "172.30.0.42", 2);
-    let ends = [slice("z-old", 80, &[("10.180.0.1", "")]), slice("a-young", 80, &[("10.180.0.2", "")])];
-    for order in [[old.clone(), young.clone()], [young, old]] {
-        let mut world = World::new(options(V4));
-        for update in order {
-            world.apply([update]);
-        }
-        world.apply(ends.clone());
-        world.check(&[(OUTSIDE, EXTERNAL, 80, "10.180.0.1:80 masq"), (POD, "172.30.0.42", 80, "10.180.0.2:80")]);
-        let conflicts: Vec<_> = world.compiler.conflicts().map(|conflict| conflict.to_string()).collect();
-        assert_eq!(
-            conflicts,
-            ["192.168.99.22:80/tcp is claimed by ns/z-old:p80 and ns/a-young:p80: ns/z-old:p80 has it, because its \
-              Service is older or named first"]
-        );
-
-        world.apply([Update::ServiceGone(model::ServiceName::new("ns", "z-old"))]);
-        world.check(&[(OUTSIDE, EXTERNAL, 80, "10.180.0.2:80 masq"), (POD, "172.30.0.41", 80, "172.30.0.41:80")]);
-        assert_eq!(world.compiler.conflicts().count(), 0);
-    }
-}
-
 /// kube-proxy's BuildServiceMapServiceUpdate: a Service becomes a load balancer with policy Local, stays so, and is one no more.
 #[test]
 fn a_service_that_becomes_a_load_balancer_and_is_one_no_more() {

@@ -1,6 +1,6 @@
 //! Reading single fields, and collecting what is wrong with them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt::Display;
 use std::net::IpAddr;
 
@@ -43,8 +43,7 @@ impl Findings {
             self.more += 1;
             return;
         }
-        let (kind, object) = (self.kind, self.object.clone());
-        self.problems.push(Problem { kind, object, field: field.to_string(), message: message.into() });
+        self.problems.push(Problem::new(self.kind, &self.object, field, message));
     }
 
     /// A field that may be missing; a bad one is reported, with what is done about it, and read as missing.
@@ -98,7 +97,7 @@ impl Findings {
 
     /// The addresses of a list, each once and in order; blank entries mean nothing, bad ones are skipped.
     pub(crate) fn addresses(&mut self, list: &[Text], field: &str) -> Vec<IpAddr> {
-        let mut found = Vec::new();
+        let (mut found, mut seen) = (Vec::new(), HashSet::new());
         for (index, entry) in list.iter().enumerate() {
             let path = format_args!("{field}[{index}]");
             let text = self.optional(entry, path, SKIPPED).map_or("", |text| text.trim());
@@ -106,7 +105,7 @@ impl Findings {
                 continue;
             }
             if let Some(address) = self.address(text, path, SKIPPED)
-                && !found.contains(&address)
+                && seen.insert(address)
             {
                 found.push(address);
             }
@@ -158,6 +157,19 @@ impl Findings {
         port
     }
 
+    /// Whether this is what the API calls a name, by the rules that matter here: it goes into log lines, and into comments that
+    /// others read. 253 bytes is the longest that it takes (DNS subdomain names, RFC 1123).
+    pub(crate) fn is_name(&mut self, name: &str, field: impl Display, then: &str) -> bool {
+        let is_name = name.len() <= 253 && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
+        if !is_name {
+            self.report(
+                field,
+                format!("{name:?} is not a name, which has at most 253 letters, digits, dashes and dots: {then}"),
+            );
+        }
+        is_name
+    }
+
     /// A transport protocol; missing means TCP.
     pub(crate) fn protocol(&mut self, value: &Text, field: impl Display) -> Option<Protocol> {
         match value {
@@ -181,8 +193,7 @@ impl Findings {
     pub(crate) fn into_problems(mut self) -> Vec<Problem> {
         if self.more > 0 {
             let message = format!("{} more problems of this object are not shown", self.more);
-            let (kind, object) = (self.kind, self.object);
-            self.problems.push(Problem { kind, object, field: String::new(), message });
+            self.problems.push(Problem::new(self.kind, self.object, "", message));
         }
         self.problems
     }

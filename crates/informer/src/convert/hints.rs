@@ -11,7 +11,7 @@ use crate::lenient::Lenient;
 use crate::slim::{self, List};
 
 /// The hints of the endpoint with this index. `before` are the endpoints before it, whose hints it shares where they are
-/// equal: a slice has many endpoints and few zones.
+/// equal: a slice has many endpoints and few zones. Of one that has many, only the last are looked at.
 pub(super) fn hints(
     converter: &mut Converter,
     raw: &Lenient<slim::Hints>,
@@ -34,7 +34,8 @@ pub(super) fn hints(
     }
     let is_equal =
         |known: &&Arc<Hints>| known.nodes == nodes && known.zones.iter().map(|zone| &**zone).eq(zones.iter().copied());
-    let known = before.iter().filter_map(|endpoint| endpoint.hints.as_ref()).find(is_equal).cloned();
+    let recent = before.iter().rev().take(RECENT);
+    let known = recent.filter_map(|endpoint| endpoint.hints.as_ref()).find(is_equal).cloned();
     let intern = |zone: &&str| converter.pool.intern(zone);
     Some(known.unwrap_or_else(|| Arc::new(Hints { nodes, zones: zones.iter().map(intern).collect() })))
 }
@@ -55,3 +56,5 @@ fn names<'a>(list: &'a List<slim::Hint>, field: Arguments<'_>, findings: &mut Fi
 }
 
 const IGNORED: &str = "they are ignored";
+/// How many endpoints before one may share hints with it.
+const RECENT: usize = 100;

@@ -147,6 +147,12 @@ impl Converter {
             Some(namespace) if !namespace.is_empty() => namespace.as_str(),
             _ => "default",
         };
+        const IGNORED: &str = "the object is ignored";
+        if !findings.is_name(name, "metadata.name", IGNORED)
+            || !findings.is_name(namespace, "metadata.namespace", IGNORED)
+        {
+            return Err(Unreadable);
+        }
         let name = ServiceName::new(self.pool.intern(namespace), name.as_str());
         Ok(Identified { object, meta, name })
     }

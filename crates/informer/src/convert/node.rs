@@ -34,7 +34,11 @@ pub(crate) struct NodeRead {
 fn read(raw: &Lenient<slim::Node>, name: &mut String, findings: &mut Findings) -> Result<Node, Unreadable> {
     let object = findings.required(raw, "")?;
     let meta = findings.required(&object.metadata, "metadata")?;
-    name.clone_from(findings.required(&meta.name, "metadata.name")?);
+    let text = findings.required(&meta.name, "metadata.name")?;
+    if !findings.is_name(text, "metadata.name", "the Node is ignored") {
+        return Err(Unreadable);
+    }
+    name.clone_from(text);
     findings.name_object(name.clone());
     Ok(Node {
         name: name.as_str().into(),

@@ -1,5 +1,6 @@
 //! Services (contract §4.2, §4.3).
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
@@ -16,6 +17,12 @@ use crate::slim::{self, ServiceSpec, Text};
 const DEFAULT_AFFINITY: NonZeroU32 = NonZeroU32::new(10_800).unwrap();
 /// The longest that the API takes: a day.
 const MAX_AFFINITY: NonZeroU32 = NonZeroU32::new(86_400).unwrap();
+
+/// How many pairs of a port and an address outside of the cluster one Service may have. A megabyte of ports and addresses would make
+/// hundreds of millions, and every one takes memory here and in the kernel.
+const MOST_OUTSIDE: usize = 10_000;
+/// The same of pairs of those with a range of clients of one family, for each of which the kernel holds an element.
+const MOST_RANGES: usize = 100_000;
 
 /// `spec.type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,20 +58,73 @@ pub(super) fn service(
     };
     let external_policy = policy(&spec.external_traffic_policy, "spec.externalTrafficPolicy", findings);
     let external_policy = if reaches_outside { external_policy } else { TrafficPolicy::Cluster };
+    let ports = ports(converter, spec, findings)?;
+    let mut addresses = Outside { balancers: load_balancer_ips(object, findings)?, external_ips };
+    addresses.limit(ports.len(), findings);
+    let Outside { balancers: load_balancer_ips, external_ips } = addresses;
+    let mut source_ranges = source_ranges(spec, findings)?;
+    limit_ranges(&mut source_ranges, ports.len() * load_balancer_ips.len(), findings);
     Ok(Update::Service(Service {
         created: created(&meta.creation_timestamp, findings),
         cluster_ips,
         external_ips,
-        load_balancer_ips: load_balancer_ips(object, findings)?,
+        load_balancer_ips,
         internal_policy: policy(&spec.internal_traffic_policy, "spec.internalTrafficPolicy", findings),
         external_policy,
         health_check_node_port: health_check_node_port(spec, service_type, external_policy, findings),
         affinity: affinity(spec, findings),
         fast_path: fast_path(meta, findings),
-        source_ranges: source_ranges(spec, findings)?,
-        ports: ports(converter, spec, findings)?,
+        source_ranges,
+        ports,
         name,
     }))
+}
+
+/// Addresses outside of the cluster.
+struct Outside {
+    balancers: Vec<IpAddr>,
+    external_ips: Vec<IpAddr>,
+}
+
+impl Outside {
+    /// Leaves as many as are served, one at least, if each has so many ports.
+    fn limit(&mut self, ports: usize, findings: &mut Findings) {
+        let mut room = (MOST_OUTSIDE / ports.max(1)).max(1);
+        let lists =
+            [(&mut self.balancers, "status.loadBalancer.ingress"), (&mut self.external_ips, "spec.externalIPs")];
+        for (list, field) in lists {
+            if list.len() > room {
+                let message = format!(
+                    "has {} addresses, for {ports} ports: only the first {room} are served, as a Service may have {MOST_OUTSIDE} \
+                     pairs of them: divide it into several",
+                    list.len()
+                );
+                findings.report(field, message);
+                list.truncate(room);
+            }
+            room -= list.len();
+        }
+    }
+}
+
+/// Leaves as many ranges of each family as the kernel is asked to hold, if there are so many pairs of a port and an address. Clients in
+/// others are refused, as nobody knows which of them are meant to be; those of a family without any range would be let in.
+fn limit_ranges(ranges: &mut Vec<IpNet>, pairs: usize, findings: &mut Findings) {
+    let room = (MOST_RANGES / pairs.max(1)).max(1);
+    for family in Family::ALL {
+        let mut count = 0;
+        ranges.retain(|range| {
+            count += usize::from(Family::of_prefix(range) == family);
+            Family::of_prefix(range) != family || count <= room
+        });
+        if count > room {
+            let message = format!(
+                "has {count} {family} ranges, for {pairs} pairs of a port and an address: clients in the first {room} are let in and no \
+                 others, as a Service may have {MOST_RANGES} elements for them: join ranges, or divide it into several"
+            );
+            findings.report("spec.loadBalancerSourceRanges", message);
+        }
+    }
 }
 
 /// Where load balancers ask whether this node has endpoints, which only matters to those that send to such nodes alone. The API
@@ -212,7 +272,7 @@ fn families(spec: &ServiceSpec, findings: &mut Findings) -> Result<Vec<Option<Fa
 fn load_balancer_ips(object: &slim::Service, findings: &mut Findings) -> Result<Vec<IpAddr>, Unreadable> {
     let Some(status) = findings.shape(&object.status, "status")? else { return Ok(Vec::new()) };
     let Some(balancer) = findings.shape(&status.load_balancer, "status.loadBalancer")? else { return Ok(Vec::new()) };
-    let mut found = Vec::new();
+    let (mut found, mut seen) = (Vec::new(), HashSet::new());
     for (index, entry) in findings.list(&balancer.ingress, "status.loadBalancer.ingress")?.iter().enumerate() {
         let field = format!("status.loadBalancer.ingress[{index}]");
         let Some(ingress) = findings.optional(entry, &field, SKIPPED) else { continue };
@@ -231,7 +291,7 @@ fn load_balancer_ips(object: &slim::Service, findings: &mut Findings) -> Result<
             continue;
         }
         if let Some(address) = findings.address(text, &field, SKIPPED)
-            && !found.contains(&address)
+            && seen.insert(address)
         {
             found.push(address);
         }
@@ -275,12 +335,12 @@ fn ports(
     spec: &ServiceSpec,
     findings: &mut Findings,
 ) -> Result<Vec<ServicePort>, Unreadable> {
-    let mut ports: Vec<ServicePort> = Vec::new();
+    let (mut ports, mut names) = (Vec::new(), HashSet::new());
     for (index, entry) in findings.list(&spec.ports, "spec.ports")?.iter().enumerate() {
         let field = format!("spec.ports[{index}]");
         let Some(raw) = findings.optional(entry, &field, SKIPPED) else { continue };
         let Some(port) = port(converter, raw, &field, findings) else { continue };
-        if ports.iter().any(|other| other.name == port.name && other.protocol == port.protocol) {
+        if !names.insert((port.name.clone(), port.protocol)) {
             let ServicePort { name, protocol, .. } = port;
             let message = format!("the name {name:?} is used before by another {protocol} port: this one is skipped");
             findings.report(format_args!("{field}.name"), message);
@@ -311,5 +371,8 @@ fn port(
         "the port has no NodePort",
     );
     let name = raw.name.value().map_or("", String::as_str);
+    if !findings.is_name(name, format_args!("{field}.name"), skipped) {
+        return None;
+    }
     Some(ServicePort { name: converter.pool.intern(name), protocol: protocol?, port: port?, node_port })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, mem};
@@ -18,7 +18,7 @@ use crate::slim::{self, ApiObject};
 
 /// The manifests of a directory, each with the last good version of its objects.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(crate) struct Files {
     directory: PathBuf,
     converter: Converter,
     reporter: Reporter,
@@ -42,7 +42,7 @@ struct Object {
 }
 
 impl Files {
-    pub(super) fn new(directory: PathBuf, node_name: Arc<str>, reporter: Reporter) -> Self {
+    pub(crate) fn new(directory: PathBuf, node_name: Arc<str>, reporter: Reporter) -> Self {
         Self { directory, converter: Converter::new(node_name), reporter, files: BTreeMap::new() }
     }
 
@@ -50,7 +50,7 @@ impl Files {
     ///
     /// # Errors
     /// The directory itself cannot be listed; nothing changes then.
-    pub(super) fn read(&mut self) -> io::Result<()> {
+    pub(crate) fn read(&mut self) -> io::Result<()> {
         let paths = manifests(&self.directory)?;
         let mut old = mem::take(&mut self.files);
         for path in paths {
@@ -73,7 +73,7 @@ impl Files {
     }
 
     /// All objects as complete lists. Of an object that several files hold, the first file's counts.
-    pub(super) fn updates(&self) -> Vec<Update> {
+    pub(crate) fn updates(&self) -> Vec<Update> {
         let mut seen = BTreeMap::new();
         let mut objects = Vec::new();
         for (path, file) in &self.files {
@@ -105,12 +105,7 @@ impl Files {
     /// `None` if the file does not exist any more.
     fn read_file(&mut self, path: &Path, old: Option<File>) -> Option<File> {
         let old = old.unwrap_or_default();
-        let text = match fs::read(path) {
-            Ok(bytes) => String::from_utf8(bytes).map_err(|_| "is not UTF-8".to_owned()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(error) => Err(format!("cannot be read: {error}")),
-        };
-        let problems = match text {
+        let problems = match text(path).transpose()? {
             Ok(text) if text.is_empty() && !(old.objects.is_empty() && old.nodes.is_empty()) => {
                 // Whoever is about to write the file has emptied it first.
                 vec![problem(path, "", format!("is empty: {KEPT} (remove the file to remove its objects)"))]
@@ -200,7 +195,7 @@ fn unusable(kind: &str, problems: &[Problem]) -> String {
 pub(super) fn nodes(directory: &Path, reporter: &Reporter) -> io::Result<Vec<Node>> {
     let mut nodes = Vec::new();
     for path in manifests(directory)? {
-        let Ok(text) = fs::read_to_string(&path) else { continue };
+        let Ok(Some(text)) = text(&path) else { continue };
         for entry in manifest::parse(&path, &text) {
             let Ok(Content::Node(raw)) = entry.content else { continue };
             let NodeRead { name, node, problems } = convert::node(&raw);
@@ -210,6 +205,23 @@ pub(super) fn nodes(directory: &Path, reporter: &Reporter) -> io::Result<Vec<Nod
     }
     Ok(nodes)
 }
+
+/// What is in a file, or why it cannot be used; `None` if it does not exist any more.
+fn text(path: &Path) -> Result<Option<String>, String> {
+    let mut bytes = Vec::new();
+    match fs::File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)) {
+        Ok(_) if bytes.len() as u64 > LARGEST => {
+            Err(format!("has more than {} MiB: divide it into several files", LARGEST >> 20))
+        }
+        Ok(_) => String::from_utf8(bytes).map(Some).map_err(|_| "is not UTF-8".to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("cannot be read: {error}")),
+    }
+}
+
+/// The largest file that is read, in bytes: twenty thousand Services and their slices fit. The memory that it takes to read one is
+/// some multiple of this.
+const LARGEST: u64 = 16 << 20;
 
 /// What problems of files call their kind.
 const FILE: &str = "file";
@@ -233,7 +245,7 @@ fn manifests(directory: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn problem(path: &Path, place: &str, message: String) -> Problem {
-    Problem { kind: FILE, object: path.to_string_lossy().into_owned(), field: place.to_owned(), message }
+    Problem::new(FILE, path.to_string_lossy(), place, message)
 }
 
 fn hash(text: &str) -> u64 {

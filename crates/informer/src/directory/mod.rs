@@ -1,6 +1,6 @@
 //! A directory of manifests as a source.
 
-mod files;
+pub(crate) mod files;
 mod manifest;
 
 use std::io;
@@ -129,11 +129,7 @@ async fn read(mut files: Files) -> (Files, io::Result<()>) {
 fn tell(directory: &Path, error: Option<DirectoryError>, reporter: &Reporter) {
     const DIRECTORY: &str = "directory";
     let object = directory.to_string_lossy().into_owned();
-    let problems = error.map(|error| Problem {
-        kind: DIRECTORY,
-        object: object.clone(),
-        field: String::new(),
-        message: format!("{error}; what was last read stays in use until it is back"),
-    });
+    let told = |error| format!("{error}; what was last read stays in use until it is back");
+    let problems = error.map(|error| Problem::new(DIRECTORY, &object, "", told(error)));
     reporter.report(DIRECTORY, &object, problems.as_slice());
 }

@@ -58,7 +58,7 @@ impl Flow {
 
 impl Tuple {
     /// Decodes the attributes of a tuple, with the protocol. `None` as for [`Flow::decode`].
-    fn decode(bytes: &[u8]) -> Result<Option<(u8, Self)>, Malformed> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Option<(u8, Self)>, Malformed> {
         let (mut addresses, mut ports, mut zone) = ((None, None), None, 0);
         for attribute in attributes(bytes) {
             let (kind, value) = attribute?;

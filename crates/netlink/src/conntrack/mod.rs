@@ -6,6 +6,8 @@
 
 mod delete;
 mod flow;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod page;
 mod request;
 mod uapi;

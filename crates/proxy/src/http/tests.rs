@@ -29,7 +29,8 @@ async fn serve_on_loopback(routes: Router) -> SocketAddr {
 /// Sends these bytes and returns all that comes back.
 async fn exchange(address: SocketAddr, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(request).await.unwrap();
+    // Whoever has heard enough may hang up meanwhile.
+    stream.write_all(request).await.ok();
     let mut answer = Vec::new();
     // A reset after the answer is as good an end as any.
     while let Ok(1..) = stream.read_buf(&mut answer).await {}
@@ -96,6 +97,51 @@ async fn who_sends_no_request_is_cut_off() {
         exchange(address, sent.as_bytes()).await;
         assert_eq!(start.elapsed().as_secs(), HEAD_TIMEOUT.as_secs(), "after {sent:?}");
     }
+}
+
+/// Each byte shows good will, and all of them together take for ever.
+#[tokio::test(start_paused = true)]
+async fn who_sends_a_byte_at_a_time_is_cut_off() {
+    let address = serve_on_loopback(metrics_pages()).await;
+    let (start, mut stream) = (tokio::time::Instant::now(), TcpStream::connect(address).await.unwrap());
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nX: ").await.unwrap();
+    while stream.write_all(b"x").await.is_ok() {
+        assert!(start.elapsed() < 2 * HEAD_TIMEOUT, "still there");
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_kept_open_ends() {
+    let address = serve_on_loopback(metrics_pages()).await;
+    let start = tokio::time::Instant::now();
+    let answer = exchange(address, b"GET /healthz HTTP/1.1\r\nHost: node\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(start.elapsed().as_secs(), HEAD_TIMEOUT.as_secs(), "idle after an answer");
+
+    let (start, mut stream) = (tokio::time::Instant::now(), TcpStream::connect(address).await.unwrap());
+    let mut answer = [0; 4096];
+    loop {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: node\r\n\r\n").await.ok();
+        if !matches!(stream.read(&mut answer).await, Ok(1..)) {
+            break;
+        }
+        assert!(start.elapsed() <= CONNECTION_TIMEOUT, "still there");
+        sleep(HEAD_TIMEOUT / 2).await;
+    }
+    assert!(start.elapsed() >= CONNECTION_TIMEOUT - HEAD_TIMEOUT, "not idle: {:?}", start.elapsed());
+}
+
+/// Nobody reads it: what is announced is not waited for, and what is sent is not kept.
+#[tokio::test]
+async fn a_body_is_no_burden() {
+    let address = serve_on_loopback(metrics_pages()).await;
+    let head = |length: u64| format!("GET /healthz HTTP/1.1\r\nHost: node\r\nContent-Length: {length}\r\n\r\n");
+    let answer = exchange(address, head(u64::MAX / 2).as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let answer = exchange(address, &[head(4 << 20).as_bytes(), &vec![b'x'; 4 << 20]].concat()).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(request(address, "GET", "/healthz").await.starts_with("HTTP/1.1 200 "));
 }
 
 /// Nobody can take all the room: what probes a node is answered, and who holds a connection for nothing loses it.

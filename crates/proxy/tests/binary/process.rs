@@ -129,6 +129,13 @@ impl<'a> Proxy<'a> {
         assert!(status.unwrap().success());
     }
 
+    /// The most memory that it ever had, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
     /// Gets a path of one of its servers: status and body. `None` if nobody listens.
     pub(crate) fn get(&self, port: u16, path: &str) -> Option<(u16, String)> {
         http::fetch(self.namespace, port, path).ok()

@@ -80,7 +80,7 @@ fn every_way_to_change_the_file_is_noticed() {
     fs::remove_file(&config).unwrap();
     proxy.wait_for_log("cannot be used; what was read before stays in force");
     fs::write(&config, &loud).unwrap();
-    expect(&loud, "removed and back");
+    expect(&loud, "removed-and-back");
 }
 
 /// As the kubelet does it: the file is a link into `..data`, which is a link to a directory with a date.

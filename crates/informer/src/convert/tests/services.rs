@@ -308,3 +308,35 @@ fn odd_values_that_have_a_default() {
     }
     assert_eq!(good_service(json!({"metadata": {"namespace": null}})).name.to_string(), "default/web");
 }
+
+/// Each list is short, and all combinations of their entries are not.
+#[test]
+fn a_service_has_no_more_frontends_than_the_kernel_should_hold() {
+    let ports: Vec<_> = (1..=5_000).map(|port| json!({"name": format!("p{port}"), "port": port})).collect();
+    let ranges = (0..30).flat_map(|n| [format!("192.0.{n}.0/24"), format!("2001:db8:{n}::/48")]).collect::<Vec<_>>();
+    let balancer = json!({"ingress": [{"ip": "198.51.100.1"}, {"ip": "198.51.100.2"}, {"ip": "198.51.100.3"}]});
+    let patch = json!({
+        "spec": {
+            "type": "LoadBalancer", "ports": ports, "loadBalancerSourceRanges": ranges,
+            "externalIPs": ["203.0.113.1", "203.0.113.2"],
+        },
+        "status": {"loadBalancer": balancer},
+    });
+    let (update, problems) = service(patch);
+    let Update::Service(service) = update else { panic!("{update:?}") };
+    assert_eq!((service.ports.len(), service.load_balancer_ips.len(), service.external_ips.len()), (5_000, 2, 0));
+    for family in Family::ALL {
+        let of_family = service.source_ranges.iter().filter(|range| Family::of_prefix(range) == family);
+        assert_eq!(of_family.count(), 10, "{family}: without any, everyone would be let in");
+    }
+    let told: Vec<_> = problems.iter().map(|problem| problem.split(" has ").next().unwrap()).collect();
+    assert_eq!(
+        told,
+        [
+            "status.loadBalancer.ingress:",
+            "spec.externalIPs:",
+            "spec.loadBalancerSourceRanges:",
+            "spec.loadBalancerSourceRanges:"
+        ]
+    );
+}
