@@ -142,7 +142,7 @@ fn a_signal_ends_it_at_once_and_leaves_the_rules() {
         proxy.signal(signal);
         let (status, log) = proxy.wait_for_end();
         assert!(status.success(), "{status}");
-        assert!(log.ends_with(&format!("SIG{signal} received: exiting, the rules stay in place\n")), "{log}");
+        assert!(log.ends_with(&format!("\"SIG{signal} received: exiting, the rules stay in place\"\n")), "{log}");
         assert!(table(&namespace).contains("10.96.0.10"));
     }
 }

@@ -84,7 +84,7 @@ impl<'a> Proxy<'a> {
 
     /// How many lines it has logged that only the verbosity of 2 and above shows.
     pub(crate) fn debug_lines(&self) -> usize {
-        self.log().matches("DEBUG").count()
+        self.log().matches("Syncing nftables rules").count()
     }
 
     /// Waits until `condition` holds.
