@@ -296,6 +296,12 @@ impl Compiler {
         self.no_local_endpoints
     }
 
+    /// How many Service ports are programmed, and endpoints of them all. It walks over all of them.
+    pub fn programmed(&self) -> (usize, usize) {
+        let ports = self.programmed.values().flatten();
+        ports.fold((0, 0), |(ports, endpoints), port| (ports + 1, endpoints + port.rules.cluster.len()))
+    }
+
     /// Frontends that several Services claim, in order.
     pub fn conflicts(&self) -> impl Iterator<Item = Conflict> + '_ {
         self.claims.conflicts()

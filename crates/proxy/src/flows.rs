@@ -266,7 +266,7 @@ impl<C: Connections> Worker<C> {
         let took = began.elapsed();
         self.metrics.connections_reconciled(family, took, deleted);
         invalidated.into_iter().for_each(|(reason, flows)| self.metrics.fast_path_invalidated(reason, flows));
-        debug!(%family, %protocol, listed, entriesDeleted = deleted, ?took, "Finished reconciling conntrack entries");
+        debug!(ipFamily = %family, %protocol, listed, entriesDeleted = deleted, ?took, "Finished reconciling conntrack entries");
         match refused {
             Some((count, source)) => Err(Problem::Refused { count, source }),
             None if !complete => Err(Problem::Incomplete),
@@ -278,9 +278,9 @@ impl<C: Connections> Worker<C> {
     fn report(&mut self, family: Family, problem: &Problem) {
         let kind = discriminant(problem);
         if self.reported.replace(kind) == Some(kind) {
-            debug!(%family, "UDP flows may still go to endpoints that are gone: {problem}");
+            debug!(ipFamily = %family, "UDP flows may still go to endpoints that are gone: {problem}");
         } else {
-            warn!(%family, "UDP flows may still go to endpoints that are gone, it will be tried again: {problem}");
+            warn!(ipFamily = %family, "UDP flows may still go to endpoints that are gone, it will be tried again: {problem}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The program `kube-proxy`: command line, logging, exit code.
 
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -19,22 +20,24 @@ fn main() -> ExitCode {
     match start(&flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error!("command failed: {error:#}");
+            error!(err = format_args!("{error:#}"), "command failed");
             ExitCode::FAILURE
         }
     }
 }
 
-/// Prints what was asked for, or what is wrong with the command line after how to use it (contract §1.1).
+/// Prints what was asked for, or what is wrong with the command line after how to use it (contract §1.1). It does not matter whether
+/// anybody reads it to its end.
 fn print(answer: &clap::Error) -> ExitCode {
     let text = answer.to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     if !answer.use_stderr() {
-        print!("{text}");
+        drop(io::stdout().lock().write_all(text.as_bytes()));
         return ExitCode::SUCCESS;
     }
-    let usage = Flags::command().render_usage();
-    eprintln!("{usage}\n\nError: {text}");
+    // Advice and the usage follow.
+    let mistake = text.lines().next().unwrap_or_default();
+    drop(writeln!(io::stderr().lock(), "{}\n\nError: {mistake}", Flags::command().render_usage()));
     ExitCode::FAILURE
 }
 
@@ -51,12 +54,16 @@ fn start(flags: &Flags) -> Result<()> {
         }
     }
     let loaded = completed.validate().context("failed validate")?;
-    let Loaded { config, effective, warnings } = &loaded;
+    run(flags, &loaded).inspect_err(|error| error!(err = format_args!("{error:#}"), "Error running ProxyServer"))
+}
+
+/// What comes first wins where several are asked for.
+fn run(flags: &Flags, loaded: &Loaded) -> Result<()> {
+    let Loaded { config, effective, warnings } = loaded;
     // To clean up takes no configuration, so that none can be odd.
     for warning in warnings.iter().filter(|_| !flags.cleanup) {
         warn!("{warning}");
     }
-    // What comes first wins where several are given.
     if let Some(file) = &flags.write_config_to {
         return write_config(file, effective);
     }
@@ -69,7 +76,7 @@ fn start(flags: &Flags) -> Result<()> {
     // Two threads also on a node with one CPU, so that health checks are answered while rules are compiled.
     let workers = std::thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(2, 4));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
-    let ended = runtime.block_on(proxy::run(flags, &loaded));
+    let ended = runtime.block_on(proxy::run(flags, loaded));
     runtime.shutdown_background();
     ended
 }

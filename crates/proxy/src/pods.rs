@@ -26,6 +26,7 @@ pub(crate) fn detection(
                     "Detect-local-mode set to ClusterCIDR, but no cluster CIDR specified for primary IP family: connections to \
                      ClusterIPs are not masqueraded; set clusterCIDR to the addresses of the pods"
                 );
+                info!("Defaulting to no-op detect-local");
             }
             Ok(from(*prefixes))
         }

@@ -173,14 +173,14 @@ impl Answers {
         let key = (family, name);
         let port = question.map(|question| question.port);
         if let Some(known) = self.known.get(&key).filter(|known| Some(known.server.port()) != port) {
-            info!(service = %key.1, %family, port = %known.server.port(), "Closing healthcheck");
+            info!(service = %key.1, ipFamily = %family, port = known.server.port(), "Closing healthcheck");
             if let Some(known) = self.known.remove(&key) {
                 known.server.end().await;
             }
         }
         let Some(Question { port, endpoints }) = question else { return };
         let known = self.known.entry(key).or_insert_with_key(|(family, service)| {
-            info!(%service, %family, %port, "Opening healthcheck");
+            info!(%service, ipFamily = %family, port, "Opening healthcheck");
             let server = Server::new(port, service.clone(), Arc::clone(&self.health));
             Known { server, is_complete: false, is_told: false }
         });

@@ -41,7 +41,7 @@ impl Source {
         }
         let master = Some(&flags.master[..]).filter(|url| !url.is_empty());
         if config.kubeconfig.is_none() && master.is_none() {
-            info!("no kubeconfig is given, using the service account of this pod");
+            info!("Neither kubeconfig file nor master URL was specified, falling back to in-cluster config");
         }
         Ok(Self::Api(ApiServer::configure(config.kubeconfig.as_deref(), master, reporter).await?))
     }

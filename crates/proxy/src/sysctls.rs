@@ -18,6 +18,9 @@ const MOST_ENTRIES: u64 = 1 << 20;
 /// How many entries there may be for each hash.
 const ENTRIES_PER_HASH: u64 = 4;
 
+/// How many hashes there are, which is no sysctl.
+const HASHSIZE: &str = "sys/module/nf_conntrack/parameters/hashsize";
+
 /// The file of a sysctl of connection tracking.
 macro_rules! sysctl {
     ($name:literal) => {
@@ -85,9 +88,8 @@ fn max(conntrack: &Conntrack, cpus: u64) -> Option<Setting> {
 
 /// How many hashes so many entries need.
 const fn hashes(entries: u64) -> Setting {
-    let file = "sys/module/nf_conntrack/parameters/hashsize";
     let value = entries / ENTRIES_PER_HASH;
-    Setting { file, field: "conntrack.maxPerCore", off: "0", value, other: Other::Larger }
+    Setting { file: HASHSIZE, field: "conntrack.maxPerCore", off: "0", value, other: Other::Larger }
 }
 
 /// All other settings.
@@ -114,6 +116,9 @@ fn set(root: &Path, setting: &Setting) -> bool {
     let found = read(&path);
     if found.is_some_and(|found| found == value || other == Other::Larger && found > value) {
         return true;
+    }
+    if file == HASHSIZE {
+        info!(conntrackHashsize = value, "Setting conntrack hashsize");
     }
     match write(&path, value) {
         Ok(()) => {
@@ -155,7 +160,6 @@ mod tests {
     use super::*;
 
     const MAX: &str = "proc/sys/net/netfilter/nf_conntrack_max";
-    const HASHES: &str = "sys/module/nf_conntrack/parameters/hashsize";
     const ESTABLISHED: &str = "proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
 
     /// A kernel's files with these values, and no others.
@@ -216,11 +220,11 @@ mod tests {
     #[test]
     fn what_differs_is_written_and_hashes_only_if_there_are_too_few() {
         for (hashes, after) in [("1024\n", "32768"), ("65536\n", "65536\n")] {
-            let root = kernel(&[(MAX, "4096\n"), (HASHES, hashes), (ESTABLISHED, "86400\n")]);
+            let root = kernel(&[(MAX, "4096\n"), (HASHSIZE, hashes), (ESTABLISHED, "86400\n")]);
             let conntrack = Conntrack { max_per_core: NonZeroU32::new(1), tcp_close_wait_timeout: None, ..defaults() };
             apply_in(root.path(), &conntrack, 1);
             let read = |file| fs::read_to_string(root.path().join(file)).unwrap();
-            assert_eq!([MAX, HASHES, ESTABLISHED].map(read), ["131072", after, "86400\n"], "with {hashes} hashes");
+            assert_eq!([MAX, HASHSIZE, ESTABLISHED].map(read), ["131072", after, "86400\n"], "with {hashes} hashes");
         }
     }
 

@@ -15,7 +15,7 @@ use ruleset::{Found, Name, Op, ReadError, Transaction};
 use telemetry::{Moment, SyncKind};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::asides::Asides;
 use crate::commit::{Commit, Outcome};
@@ -279,7 +279,9 @@ impl Table {
                     return self.pacer.retry_at_once(now);
                 }
                 let retry_in = self.pacer.failed(now);
-                error!(family = %self.family(), ?retry_in, "nftables sync failed, the rules in place stay: {error}");
+                let family = self.family();
+                error!(ipFamily = %family, err = %error, "nftables sync failed, the rules in place stay");
+                info!(ipFamily = %family, retryingTime = ?retry_in, "Sync failed");
             }
             (Job::List, Outcome::Listed(Ok(choices))) => self.forget(&choices),
             (Job::Forget, Outcome::Written(Ok(_))) => {
@@ -289,17 +291,17 @@ impl Table {
             }
             (Job::List, Outcome::Listed(Err(error))) => self.not_forgotten(&error, now),
             (Job::Forget, Outcome::Written(Err(error))) => self.not_forgotten(&error, now),
-            (Job::Sweep, Outcome::Written(Ok(_))) => debug!(family = %self.family(), "unused chains are deleted"),
+            (Job::Sweep, Outcome::Written(Ok(_))) => debug!(ipFamily = %self.family(), "unused chains are deleted"),
             (Job::Sweep, Outcome::Written(Err(error))) => {
                 self.telemetry.metrics.cleanup_failed(self.family());
                 self.everything = true;
                 self.pacer.request();
-                warn!(family = %self.family(), "Unable to delete stale chains; will retry later: {error}");
+                warn!(ipFamily = %self.family(), "Unable to delete stale chains; will retry later: {error}");
             }
             (Job::Read { .. } | Job::List, Outcome::Written(_))
             | (Job::Sync { .. } | Job::Sweep | Job::Forget | Job::List, Outcome::Read(_))
             | (Job::Read { .. } | Job::Sync { .. } | Job::Sweep | Job::Forget, Outcome::Listed(_)) => {
-                error!(family = %self.family(), "the answer to another job arrived: report it with this log");
+                error!(ipFamily = %self.family(), "the answer to another job arrived: report it with this log");
                 self.everything = true;
                 self.pacer.request();
             }
@@ -311,7 +313,7 @@ impl Table {
         self.repairs.started(now);
         self.telemetry.health.queued(self.family(), Moment::now());
         if std::mem::take(&mut self.everything) {
-            debug!(family = %self.family(), "Reading the nftables rules that are there");
+            debug!(ipFamily = %self.family(), "Reading the nftables rules that are there");
             let (family, table) = self.compiler.table();
             let reply = self.start(Job::Read { began: now });
             self.committer.read(family, table, Box::new(|found| reply(Outcome::Read(found))));
@@ -327,7 +329,7 @@ impl Table {
         let waiting = std::mem::take(&mut self.waiting);
         self.compiler.follow(state, &waiting);
         let found = found.unwrap_or_else(|error| {
-            warn!(family = %self.family(), "the table is replaced as a whole: {error}");
+            warn!(ipFamily = %self.family(), "the table is replaced as a whole: {error}");
             None
         });
         if let Some(found) = &found {
@@ -337,7 +339,11 @@ impl Table {
         self.compiled = Some(Compiled::Everything);
         self.tell_conflicts();
         let triggered = std::mem::take(&mut self.triggered);
-        debug!(family = %self.family(), operations = full.len(), "Comparing nftables rules");
+        let (services, endpoints) = self.compiler.programmed();
+        debug!(
+            ipFamily = %self.family(), numServices = services, numEndpoints = endpoints, operations = full.len(),
+            "Reloading service nftables data"
+        );
         let reply = self.start(Job::Sync { kind: SyncKind::Full, began, triggered });
         self.committer.reconcile(full, found, Box::new(|outcome| reply(Outcome::Written(outcome))));
     }
@@ -348,7 +354,7 @@ impl Table {
         let waiting = std::mem::take(&mut self.waiting);
         let transaction = self.compiler.compile(state, &waiting);
         self.tell_conflicts();
-        debug!(family = %self.family(), services = waiting.len(), operations = transaction.len(), "Syncing nftables rules");
+        debug!(ipFamily = %self.family(), services = waiting.len(), operations = transaction.len(), "Syncing nftables rules");
         self.compiled = Some(Compiled::Services(waiting));
         let triggered = std::mem::take(&mut self.triggered);
         if transaction.is_empty() {

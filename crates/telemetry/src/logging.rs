@@ -1,5 +1,7 @@
 //! Log lines on standard error.
 
+mod klog;
+
 use std::io;
 use std::sync::OnceLock;
 
@@ -11,6 +13,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
+use self::klog::Klog;
+
 /// Says again, in other words, what `informer` says.
 const REPEATING: [&str; 2] = ["kube_client", "kube_runtime"];
 
@@ -21,7 +25,7 @@ const OWN_CRATES: [&str; 9] =
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// Time, level, module, message and `key=value` fields.
+    /// Level, time, process, place in the source, message and `key=value` fields.
     #[default]
     Text,
     /// The same as one JSON object per line.
@@ -63,11 +67,7 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     // Colours would be noise in a file, and that standard error is gone cannot be reported there.
-    let lines = fmt::layer().with_writer(writer).with_ansi(false).log_internal_errors(false);
-    let lines = match format {
-        Format::Text => lines.boxed(),
-        Format::Json => lines.json().flatten_event(true).boxed(),
-    };
+    let lines = fmt::layer().with_writer(writer).with_ansi(false).log_internal_errors(false).event_format(Klog(format));
     let (filter, handle) = reload::Layer::new(filter(verbosity));
     (tracing_subscriber::registry().with(lines.with_filter(filter)), handle)
 }
@@ -87,6 +87,13 @@ fn filter(verbosity: u32) -> Targets {
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use jiff::Timestamp;
+    use jiff::civil::DateTime;
+    use jiff::fmt::strtime;
+    use jiff::tz::TimeZone;
+    use serde_json::json;
 
     use super::*;
 
@@ -102,11 +109,12 @@ mod tests {
         let (subscriber, filter) = subscriber(format, verbosity, move || writer.clone());
         tracing::subscriber::with_default(subscriber, || {
             change(&filter);
-            tracing::warn!(target: "netlink::batch", family = "IPv4", operations = 3, "commit failed");
+            tracing::warn!(target: "netlink::batch", ipFamily = "IPv4", operations = 3, full = true, "commit failed");
             tracing::info!(target: "netlink::batch", "own info");
-            tracing::debug!(target: "netlink::batch", "own debug");
+            tracing::debug!(target: "netlink::batch", took = ?Duration::from_millis(1500), "own debug");
             tracing::trace!(target: "netlink::batch", "own trace");
             tracing::warn!(target: "hyper", "other warning");
+            tracing::error!(target: "netlink::batch", err = %"no \"table\"\n\tat\u{1b} C:\\é", "own failure");
             tracing::error!(target: "kube_runtime::watcher", "hyper has failed");
             tracing::info!(target: "hyper", "other info");
         });
@@ -130,29 +138,81 @@ mod tests {
 
     #[test]
     fn verbosity_opens_up_our_own_crates_only() {
-        for (verbosity, own) in [(0, 2), (1, 2), (2, 3), (3, 3), (4, 4), (10, 4)] {
+        for (verbosity, own) in [(0, 3), (1, 3), (2, 4), (3, 4), (4, 5), (10, 5)] {
             let changed = logged_after(Format::Text, 4 - verbosity.min(4), |filter| set(filter, verbosity));
             for lines in [logged(Format::Text, verbosity), changed] {
-                let count = |from: &str| lines.iter().filter(|line| line.contains(from)).count();
-                assert_eq!((count("netlink"), count("hyper")), (own, 1), "-v {verbosity}: {lines:#?}");
+                let count =
+                    |of: &[&str]| lines.iter().filter(|line| of.iter().any(|words| line.contains(words))).count();
+                let counts = (count(&["own ", "commit failed"]), count(&["other ", "hyper"]));
+                assert_eq!(counts, (own, 1), "-v {verbosity}: {lines:#?}");
             }
         }
     }
 
+    /// Contract §1.8.
     #[test]
-    fn text_lines_read_well() {
-        let line = &logged(Format::Text, 0)[0];
-        let (_time, rest) = line.split_once("  WARN ").unwrap();
-        assert_eq!(rest, "netlink::batch: commit failed family=\"IPv4\" operations=3");
+    fn text_lines_are_klogs() {
+        let before = Timestamp::now();
+        let lines = logged(Format::Text, 4);
+        let (times, rest): (Vec<_>, Vec<_>) = lines
+            .iter()
+            .map(|line| {
+                let (time, rest) = line[1..].split_at("mmdd hh:mm:ss.uuuuuu".len());
+                let (process, rest) = rest.split_once(" logging.rs:").unwrap();
+                assert_eq!(process, format!(" {:7}", std::process::id()));
+                let (number, message) = rest.split_once(']').unwrap();
+                assert!(number.parse::<u32>().is_ok(), "{line}");
+                (time.to_owned(), format!("{}{message}", &line[..1]))
+            })
+            .unzip();
+        for time in times {
+            let year = TimeZone::UTC.to_datetime(before).year();
+            let time: DateTime =
+                strtime::parse("%Y%m%d %H:%M:%S%.f", format!("{year}{time}")).unwrap().to_datetime().unwrap();
+            let time = TimeZone::UTC.to_timestamp(time).unwrap();
+            assert!((before.as_microsecond()..=Timestamp::now().as_microsecond()).contains(&time.as_microsecond()));
+        }
+        assert_eq!(
+            rest,
+            [
+                r#"W "commit failed" ipFamily="IPv4" operations=3 full=true"#,
+                r#"I "own info""#,
+                r#"I "own debug" took="1.5s""#,
+                r#"I "own trace""#,
+                r#"W "other warning""#,
+                r#"E "own failure" err="no \"table\"\n\tat\u001b C:\\é""#,
+            ]
+        );
     }
 
+    /// Contract §1.8.
     #[test]
-    fn json_lines_are_flat_objects() {
-        let line: serde_json::Value = serde_json::from_str(&logged(Format::Json, 0)[0]).unwrap();
-        assert_eq!(line["level"], "WARN");
-        assert_eq!(line["target"], "netlink::batch");
-        assert_eq!(line["message"], "commit failed");
-        assert_eq!(line["family"], "IPv4");
-        assert_eq!(line["operations"], 3);
+    fn json_lines_are_klogs() {
+        let before = Timestamp::now();
+        let lines: Vec<serde_json::Value> = logged(Format::Json, 4)
+            .iter()
+            .map(|line| {
+                let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+                let object = line.as_object_mut().unwrap();
+                let milliseconds = object.remove("ts").unwrap().as_f64().unwrap();
+                let range = before.as_microsecond() as f64 / 1e3..=Timestamp::now().as_microsecond() as f64 / 1e3;
+                assert!(range.contains(&milliseconds), "{milliseconds}, which is not in {range:?}");
+                let caller = object.remove("caller").unwrap();
+                let number = caller.as_str().unwrap().strip_prefix("logging.rs:").unwrap();
+                assert!(number.parse::<u32>().is_ok(), "{caller}");
+                line
+            })
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                json!({"msg": "commit failed", "v": 0, "ipFamily": "IPv4", "operations": 3, "full": true}),
+                json!({"msg": "own info", "v": 0}),
+                json!({"msg": "own debug", "v": 2, "took": "1.5s"}),
+                json!({"msg": "own trace", "v": 4}),
+                json!({"msg": "other warning", "v": 0}),
+                json!({"msg": "own failure", "err": "no \"table\"\n\tat\u{1b} C:\\é"}),
+            ]
+        );
     }
 }

@@ -120,7 +120,7 @@ fn zero_padded_addresses_are_decimal_and_bad_ones_are_skipped() {
         case("a hairpin", world.web[0].host(), to("10.96.0.10"), reaches(Source::Node)),
     ]);
     let log = world.proxy.log();
-    for bad in ["198.51.100.300", "203.0.113.400", "192.0.2.0/33", "\"all\""] {
+    for bad in ["198.51.100.300", "203.0.113.400", "192.0.2.0/33", r#"\"all\""#] {
         assert!(said(&log, &["default/web", bad]), "no word of {bad}: {log}");
     }
 }

@@ -186,7 +186,7 @@ impl Driver {
             for family in std::mem::take(&mut tables) {
                 if let Err(error) = part::remove(family, &mut self.kernel) {
                     warn!(
-                        %family,
+                        ipFamily = %family,
                         "what there was of the fast path is still there, and tried again with the next sync of everything: {error:#}"
                     );
                 }

@@ -135,12 +135,12 @@ impl Part {
                 let (offloads, misses) = (since(now.offloads, last.offloads), since(now.misses, last.misses));
                 metrics.fast_path_counted(family, offloads, misses, since(now.dry_run, last.dry_run));
             }
-            Err(error) => warn!(%family, "what the fast path counts cannot be read: {error}"),
+            Err(error) => warn!(ipFamily = %family, "what the fast path counts cannot be read: {error}"),
         }
         if let Some(conntrack) = conntrack {
             match offloaded(conntrack, family) {
                 Ok(flows) => metrics.fast_path_flows(family, flows),
-                Err(error) => warn!(%family, "offloaded connections cannot be counted: {error}"),
+                Err(error) => warn!(ipFamily = %family, "offloaded connections cannot be counted: {error}"),
             }
         }
     }
@@ -151,14 +151,14 @@ impl Part {
         metrics.interfaces_synced(family, InterfaceSync::Failed, elapsed);
         metrics.fast_path_enabled(family, false);
         if !std::mem::replace(&mut self.failing, true) {
-            warn!(%family, "the fast path is out of order, and tried again: {error:#}");
+            warn!(ipFamily = %family, "the fast path is out of order, and tried again: {error:#}");
         }
     }
 
     /// Says that it is in order again, if it was not.
     fn recovered(&mut self) {
         if std::mem::take(&mut self.failing) {
-            info!(family = %self.family(), "the fast path is in order again");
+            info!(ipFamily = %self.family(), "the fast path is in order again");
         }
     }
 }
@@ -180,7 +180,7 @@ impl Synced {
 pub(super) fn remove(family: Family, kernel: &mut NfTables) -> Result<()> {
     if is_declared(family, kernel)? {
         kernel.commit(&FastPath::remove(family))?;
-        info!(%family, "the fast path is switched off, and was taken away");
+        info!(ipFamily = %family, "the fast path is switched off, and was taken away");
     }
     Ok(())
 }

@@ -97,7 +97,7 @@ fn try_often(family: Family) -> Result<(), End> {
     let mut outcome = on_a_thread(family);
     for _ in 1..TRIES {
         if let Err(End::Failed(failure)) = &outcome {
-            debug!(%family, "the fast path is tried again: {failure}");
+            debug!(ipFamily = %family, "the fast path is tried again: {failure}");
             outcome = on_a_thread(family);
         }
     }

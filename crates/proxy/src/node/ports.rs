@@ -93,7 +93,7 @@ impl PortAddresses {
             match (&*current, self.node.node_ports(*family, &self.wanted, local)) {
                 (NodePorts::Only(old), NodePorts::Only(new)) if *old != new => {
                     let addresses: Vec<_> = new.iter().map(ToString::to_string).collect();
-                    info!(%family, addresses = addresses.join(","), "the addresses that NodePorts answer on have changed");
+                    info!(ipFamily = %family, addresses = addresses.join(","), "the addresses that NodePorts answer on have changed");
                     *current = NodePorts::Only(new);
                     changed.push((*family, current.clone()));
                 }
@@ -109,13 +109,13 @@ impl PortAddresses {
             let (main, has_localhost) = (*self.node.main.get(*family), self.wanted.has_localhost(*family));
             match self.get(*family) {
                 NodePorts::Any if self.wanted == NodePortAddresses::PRIMARY && main.is_none() => {
-                    info!(%family, "NodePorts answer on all addresses of the node: it has no primary one of this family");
+                    info!(ipFamily = %family, "NodePorts answer on all addresses of the node: it has no primary one of this family");
                 }
                 NodePorts::Only(addresses) if addresses.is_empty() && has_localhost => {
-                    info!(%family, "TCP NodePorts answer on localhost, and NodePorts nowhere else");
+                    info!(ipFamily = %family, "TCP NodePorts answer on localhost, and NodePorts nowhere else");
                 }
                 NodePorts::Only(addresses) if addresses.is_empty() => warn!(
-                    %family,
+                    ipFamily = %family,
                     "no NodePort answers: no interface has an address within nodePortAddresses; they will once one has"
                 ),
                 NodePorts::Any | NodePorts::Only(_) => {}

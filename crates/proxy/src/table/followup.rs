@@ -6,7 +6,7 @@ use compiler::NoLocalEndpoints;
 use model::Family;
 use netlink::Reconciled;
 use telemetry::{Moment, SyncKind};
-use tracing::{debug, info};
+use tracing::{debug, info, trace};
 
 use super::{Table, Telemetry};
 use crate::fastpath::Teller;
@@ -22,7 +22,7 @@ impl Table {
             self.unwanted = unwanted.into_iter().collect();
             // They have just lost their last reference.
             self.sweep_at = None;
-            info!(%family, replaced, operations, "all rules are in place");
+            info!(ipFamily = %family, replaced, operations, "all rules are in place");
         }
     }
 
@@ -46,7 +46,9 @@ impl Table {
         metrics.synced(family, kind, elapsed, wall);
         for time in triggered {
             // A clock ahead of ours makes no negative latency.
-            metrics.programmed(family, wall.duration_since(*time).unwrap_or_default());
+            let elapsed = wall.duration_since(*time).unwrap_or_default();
+            metrics.programmed(family, elapsed);
+            trace!(ipFamily = %family, ?elapsed, "Network programming");
         }
         health.updated(family, Moment::now());
         if !self.waiting.is_empty() {
@@ -54,9 +56,9 @@ impl Table {
             health.queued(family, Moment::now());
         }
         if std::mem::take(&mut self.failing) {
-            info!(%family, "nftables sync works again, all changes are in place");
+            info!(ipFamily = %family, "nftables sync works again, all changes are in place");
         }
-        debug!(%family, ?elapsed, "SyncProxyRules complete");
+        debug!(ipFamily = %family, ?elapsed, "SyncProxyRules complete");
     }
 
     /// Has the fast path declared anew. With that, connections leave it for a packet, so that those to be taken out of it cannot be told

@@ -37,11 +37,11 @@ impl Table {
                 self.telemetry.metrics.foreign_edit(family);
                 if is_new {
                     let who = by.as_ref().map_or_else(|| "another program".to_owned(), ToString::to_string);
-                    warn!(%family, "{who} changed the table kube-proxy, which is ours: it is being repaired");
+                    warn!(ipFamily = %family, "{who} changed the table kube-proxy, which is ours: it is being repaired");
                 }
             }
             ForeignEdit::Missed | ForeignEdit::Deaf(_) => {
-                debug!(%family, "commits of other programs may have been missed: the table is checked");
+                debug!(ipFamily = %family, "commits of other programs may have been missed: the table is checked");
             }
         }
         self.everything = true;
@@ -60,7 +60,7 @@ impl Table {
         let mut transaction = self.compiler.sweep();
         transaction.ops.extend(std::mem::take(&mut self.unwanted).into_iter().map(Op::DeleteChain));
         if !transaction.is_empty() {
-            debug!(family = %self.family(), operations = transaction.len(), "Deleting stale nftables chains");
+            debug!(ipFamily = %self.family(), operations = transaction.len(), "Deleting stale nftables chains");
             self.commit(Job::Sweep, transaction);
         }
         self.plan_sweep(now);
@@ -80,11 +80,11 @@ impl Table {
         let transaction = self.compiler.forget(choices);
         if transaction.is_empty() {
             if std::mem::take(&mut self.not_forgotten) {
-                info!(family = %self.family(), "clients with session affinity to endpoints that left go elsewhere again");
+                info!(ipFamily = %self.family(), "clients with session affinity to endpoints that left go elsewhere again");
             }
             return;
         }
-        debug!(family = %self.family(), of = choices.len(), clients = transaction.len(), "forgetting where clients were sent");
+        debug!(ipFamily = %self.family(), of = choices.len(), clients = transaction.len(), "forgetting where clients were sent");
         let operations = transaction.len();
         let reply = self.start(Job::Forget);
         self.committer.delete(transaction, Box::new(move |done| reply(Outcome::committed(done, operations))));
@@ -96,7 +96,7 @@ impl Table {
         self.forget_at = Some(now + FORGET_RETRY);
         if !std::mem::replace(&mut self.not_forgotten, true) {
             warn!(
-                family = %self.family(),
+                ipFamily = %self.family(),
                 "clients with session affinity to endpoints that left have to wait, it will be tried again: {error}"
             );
         }
@@ -107,9 +107,11 @@ impl Table {
     pub(super) fn set_aside(&mut self, error: &CommitError, is_again: bool, now: Instant) -> bool {
         let CommitError::Rejected { rejections } = error else { return false };
         // What is there already, or is not there, may be another program's doing since the table was read: to read it again
-        // mends that. If it does not, it is what the Services want.
-        let is_own = |rejection: &&Rejection| {
-            is_again || !matches!(rejection.source.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound)
+        // mends that. If it does not, it is what the Services want. That we may not is never their doing: the table is another's.
+        let is_own = |rejection: &&Rejection| match rejection.source.kind() {
+            ErrorKind::PermissionDenied => false,
+            ErrorKind::AlreadyExists | ErrorKind::NotFound => is_again,
+            _ => true,
         };
         let elements = rejections.iter().filter(is_own).filter_map(|rejection| rejection.element.as_ref());
         let owners: BTreeSet<ServiceName> = elements.filter_map(|(set, key)| self.compiler.owner(set, key)).collect();
@@ -122,7 +124,7 @@ impl Table {
             let delay = self.asides.put(service.clone(), now);
             self.compiler.set_aside(&service, true);
             error!(
-                family = %self.family(), %service, retry_in = ?delay,
+                ipFamily = %self.family(), %service, retry_in = ?delay,
                 "this Service is not served, because {error}: change or delete it, or report it with this log"
             );
         }
@@ -136,7 +138,7 @@ impl Table {
             return;
         }
         for service in self.asides.take_due(now) {
-            info!(family = %self.family(), %service, "trying again a Service that was refused");
+            info!(ipFamily = %self.family(), %service, "trying again a Service that was refused");
             self.compiler.set_aside(&service, false);
             self.waiting.insert(service);
         }

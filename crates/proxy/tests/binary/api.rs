@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use serde_json::json;
 use tempfile::TempDir;
 use testing::api::{Expiry, FakeApi, Resource};
 use testing::netns::Namespace;
@@ -70,21 +71,30 @@ fn rules_follow_the_api_server() {
 #[test]
 fn the_log_has_what_is_looked_for_in_kube_proxys() {
     let node = Node::new();
-    let proxy = node.start_with("clusterCIDR: 10.1.0.0/16\nlogging: {verbosity: 2}");
+    let proxy = node.start_with("clusterCIDR: fd01::/48\nlogging: {verbosity: 4}");
     proxy.wait_for_rule("10.96.0.10");
+    let triggered = json!({"endpoints.kubernetes.io/last-change-trigger-time": jiff::Timestamp::now().to_string()});
+    let slice = slice("shop", "web", "web").port("http", "TCP", 8080).endpoint("10.1.0.3");
+    node.api.put(slice.set("/metadata/annotations", triggered));
     for message in [
-        "Version info",
+        r#"] "Version info" version="#,
         "Successfully retrieved NodeIPs",
         "kube-proxy running in dual-stack mode",
-        "Using nftables Proxier",
+        r#""Using nftables Proxier" ipFamily="IPv4""#,
+        r#""Using nftables Proxier" ipFamily="IPv6""#,
         "Starting service config controller",
         "Starting endpoint slice config controller",
         "Starting serviceCIDR config controller",
         "Starting node config controller",
         "Caches are synced",
-        "Using nftables mark for masquerade mark=0x00004000",
-        "NFTables sync params minSyncPeriod=1s syncPeriod=30s",
-        "SyncProxyRules complete",
+        "Kube-proxy configuration may be incomplete or incorrect",
+        "Detect-local-mode set to ClusterCIDR, but no cluster CIDR specified for primary IP family",
+        "Defaulting to no-op detect-local",
+        r#""Using nftables mark for masquerade" mark="0x00004000""#,
+        r#""NFTables sync params" minSyncPeriod="1s" syncPeriod="30s""#,
+        r#""Reloading service nftables data" ipFamily="IPv4" numServices=1 numEndpoints=1 "#,
+        r#""SyncProxyRules complete" ipFamily="IPv6" elapsed=""#,
+        r#""Network programming" ipFamily="IPv4" elapsed=""#,
     ] {
         proxy.wait_for_log(message);
     }
@@ -136,7 +146,7 @@ fn a_missing_permission_is_named_and_nothing_is_written_without_it() {
     let node = Node::new();
     node.api.forbid(Resource::EndpointSlices);
     let proxy = node.start();
-    proxy.wait_for_log(r#"apiGroups ["discovery.k8s.io"], resources [endpointslices], verbs [list, watch]"#);
+    proxy.wait_for_log(r#"apiGroups [\"discovery.k8s.io\"], resources [endpointslices], verbs [list, watch]"#);
     node.api.wait_for_requests("the Services to be listed", |requests| {
         requests.iter().any(|request| request.path == Resource::Services.path())
     });

@@ -68,8 +68,9 @@ fn flags_are_read_as_kube_proxy_reads_them() {
     for (flag, words) in fails {
         let (code, _, error) = printed(&[flag, QUIT]);
         assert_eq!(code, Some(1), "{flag}");
-        assert!(error.starts_with("Usage: kube-proxy") && error.contains("Error: "), "{flag}: {error}");
-        assert!(error.contains(words), "{flag}: {error}");
+        let (usage, told) = error.split_once("\n\nError: ").unwrap();
+        assert!(usage.starts_with("Usage: kube-proxy") && told.contains(words), "{flag}: {error}");
+        assert_eq!(told.lines().count(), 1, "{error}");
     }
     for other in ["--kubeconfig=k", "--master=m"] {
         let (code, _, error) = printed(&["--manifest-dir=d", other, QUIT]);
@@ -81,6 +82,17 @@ fn flags_are_read_as_kube_proxy_reads_them() {
     let (code, _, error) = printed(&["--profiling", "false", QUIT]);
     assert_eq!(code, Some(1));
     assert!(error.contains(r#""kube-proxy" does not take any arguments, got ["false"]"#), "{error}");
+}
+
+#[test]
+fn nobody_has_to_read_the_help_to_its_end() {
+    for (asked, code) in [("--help", 0), ("--version", 0), ("--nonsense", 1)] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kube-proxy"));
+        let status = command.arg(asked).stdout(writer.try_clone().unwrap()).stderr(writer).status().unwrap();
+        assert_eq!(status.code(), Some(code), "{asked}");
+    }
 }
 
 /// Each step is told alone, and all that is wrong in it at once.
@@ -99,7 +111,8 @@ fn mistakes_are_told_step_by_step() {
         let (code, _, error) = printed(&[arguments, &[QUIT, &config]].concat());
         assert_eq!(code, Some(1), "{error}");
         let last = error.trim_end().lines().next_back().unwrap();
-        last.split_once("command failed: ").unwrap_or_else(|| panic!("{error}")).1.to_owned()
+        let quoted = last.split_once(r#"] "command failed" err="#).unwrap_or_else(|| panic!("{error}")).1;
+        serde_json::from_str::<String>(quoted).unwrap()
     };
 
     let blank = "failed complete: empty hostname-override is invalid: give the name of this machine's Node object";
@@ -140,7 +153,7 @@ fn mistakes_are_told_step_by_step() {
 fn a_metrics_port_of_zero_is_refused() {
     let (code, _, error) = printed(&["--metrics-port=0", QUIT]);
     assert_eq!(code, Some(1));
-    let path = "failed validate: KubeProxyConfiguration.MetricsBindAddress: Invalid value: \"\": must be IP:port";
+    let path = r#"failed validate: KubeProxyConfiguration.MetricsBindAddress: Invalid value: \"\": must be IP:port"#;
     assert!(error.contains(path), "{error}");
 }
 

@@ -1,7 +1,9 @@
 //! With a directory of manifests.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::process::Stdio;
 
 use model::Family;
 use serde_json::Value;
@@ -132,6 +134,25 @@ fn a_node_in_the_directory_says_who_we_are() {
     assert!(table.contains("192.0.2.44") && !table.contains("192.0.2.45"), "{table}");
 }
 
+/// Contract §10.5.
+#[test]
+fn a_table_of_another_process_makes_syncs_fail_until_it_goes() {
+    let namespace = Namespace::new("node").unwrap();
+    let mut owner = namespace.command("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let commands = owner.stdin.as_mut().unwrap();
+    commands.write_all(b"add table ip kube-proxy { flags owner; }\n").unwrap();
+    namespace.sh("timeout 20 sh -c 'until nft list tables | grep --quiet kube-proxy; do :; done'").unwrap();
+    let directory = directory(&[("web.yaml", &web())]);
+    let proxy = start(&namespace, &directory);
+    proxy.wait_for_log(r#"] "nftables sync failed, the rules in place stay" ipFamily="IPv4" err=""#);
+    proxy.wait_for_log(r#"] "Sync failed" ipFamily="IPv4" retryingTime=""#);
+    drop(owner.stdin.take());
+    owner.wait().unwrap();
+    proxy.wait_for_log("nftables sync works again, all changes are in place");
+    assert!(!proxy.log().contains("this Service is not served"), "no Service is to blame: {}", proxy.log());
+    proxy.wait_for_rule("10.96.0.10");
+}
+
 #[test]
 fn a_signal_ends_it_at_once_and_leaves_the_rules() {
     let directory = directory(&[("web.yaml", &web())]);
@@ -142,7 +163,7 @@ fn a_signal_ends_it_at_once_and_leaves_the_rules() {
         proxy.signal(signal);
         let (status, log) = proxy.wait_for_end();
         assert!(status.success(), "{status}");
-        assert!(log.ends_with(&format!("SIG{signal} received: exiting, the rules stay in place\n")), "{log}");
+        assert!(log.ends_with(&format!("\"SIG{signal} received: exiting, the rules stay in place\"\n")), "{log}");
         assert!(table(&namespace).contains("10.96.0.10"));
     }
 }

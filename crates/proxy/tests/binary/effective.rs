@@ -165,8 +165,11 @@ fn each_flag_is_in_the_table() {
     let output = run(&["--v=1", "--write-config-to=/dev/null"]);
     let listed: Vec<_> = log(&output)
         .lines()
-        .filter_map(|line| line.split_once("FLAG: --")?.1.split_once('='))
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .filter_map(|line| serde_json::from_str::<String>(line.split_once("] ")?.1).ok())
+        .filter_map(|message| {
+            let (name, value) = message.strip_prefix("FLAG: --")?.split_once('=')?;
+            Some((name.to_owned(), value.to_owned()))
+        })
         .collect();
     assert!(listed.is_sorted(), "{listed:?}");
     assert!(listed.contains(&("iptables-localhost-nodeports".to_owned(), "\"true\"".to_owned())), "{listed:?}");

@@ -152,16 +152,15 @@ fn the_verbosity_follows_a_request() {
         let answer = http::request(&node.namespace, METRICS_PORT, "PUT /debug/flags/v", &[], number).unwrap();
         assert_eq!(answer.body, format!("successfully set klog.logging.verbosity to {number}"));
     };
-    let details = || proxy.log().lines().filter(|line| line.contains(" DEBUG ")).count();
-    assert_eq!(details(), 0);
+    assert_eq!(proxy.debug_lines(), 0);
     set("2");
     node.put("second", "10.96.0.20");
-    proxy.wait("details in the log", || details() > 0);
+    proxy.wait("details in the log", || proxy.debug_lines() > 0);
     set("0");
-    let before = details();
+    let before = proxy.debug_lines();
     node.put("third", "10.96.0.30");
     proxy.wait_for_rule("10.96.0.30");
-    assert_eq!(details(), before, "{}", proxy.log());
+    assert_eq!(proxy.debug_lines(), before, "{}", proxy.log());
 }
 
 #[test]

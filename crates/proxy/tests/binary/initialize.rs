@@ -35,7 +35,8 @@ fn it_sets_sysctls_and_leaves_rules_alone() {
     assert_eq!(timeouts(&node), ["7200", &kernels[1], "77", "0"]);
     assert_eq!(rules(), before);
     assert_eq!(log.matches("System initialized and --init-only specified").count(), 2, "for each family: {log}");
-    for told in ["Setting nf_conntrack_max maxvalue=1048576", "Set sysctl", "nf_conntrack_udp_timeout\" value=77"] {
+    for told in [r#""Setting nf_conntrack_max" maxvalue=1048576"#, "Set sysctl", "nf_conntrack_udp_timeout\" value=77"]
+    {
         assert!(log.contains(told), "{told}: {log}");
     }
 }

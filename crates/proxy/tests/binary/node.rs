@@ -87,7 +87,7 @@ fn pods_are_told_by_the_prefixes_of_the_node_and_other_prefixes_end_the_process(
     let (status, log) = proxy.wait_for_end();
     assert_eq!(status.code(), Some(1), "{log}");
     let last = log.trim_end().lines().next_back().unwrap_or_default();
-    assert!(last.contains("command failed: PodCIDRs changed for the node"), "{last}");
+    assert!(last.contains(r#""command failed" err="PodCIDRs changed for the node"#), "{last}");
     assert!(table(&node.namespace).contains("10.96.0.10"), "the rules stay");
 }
 
@@ -131,7 +131,7 @@ fn a_missing_right_to_the_node_is_named() {
     let node = Node::new();
     node.api.forbid(Resource::Nodes);
     let proxy = node.start_with("");
-    proxy.wait_for_log(r#"apiGroups [""], resources [nodes], verbs [list, watch]"#);
+    proxy.wait_for_log(r#"apiGroups [\"\"], resources [nodes], verbs [list, watch]"#);
     assert!(proxy.wait_for_status(HEALTH_PORT, "/healthz", 503).contains(r#""nodeEligible":false"#));
     node.api.allow(Resource::Nodes);
     proxy.wait_for_rule("10.96.0.10");
@@ -192,6 +192,6 @@ fn a_directory_without_the_prefixes_that_tell_pods_is_refused_at_once() {
         let directory = directory(objects);
         let (status, log) = start(&namespace, &directory, "detectLocalMode: NodeCIDR").wait_for_end();
         assert_eq!(status.code(), Some(1), "{log}");
-        assert!(log.contains(r#"has no Node "node-1" with spec.podCIDRs"#), "{log}");
+        assert!(log.contains(r#"has no Node \"node-1\" with spec.podCIDRs"#), "{log}");
     }
 }

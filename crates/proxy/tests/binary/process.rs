@@ -82,9 +82,9 @@ impl<'a> Proxy<'a> {
         fs::read_to_string(self.directory.path().join("log")).unwrap()
     }
 
-    /// How many lines it has logged that only the verbosity of 2 and above shows.
+    /// How many syncs of changes it has logged, as it does only with a verbosity of 2 and above.
     pub(crate) fn debug_lines(&self) -> usize {
-        self.log().matches("DEBUG").count()
+        self.log().matches("Syncing nftables rules").count()
     }
 
     /// Waits until `condition` holds.

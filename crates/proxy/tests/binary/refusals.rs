@@ -9,14 +9,15 @@ use testing::objects::node;
 
 use crate::process::{METRICS_PORT, Proxy, write};
 
-/// Runs it, and checks that it fails with these words in its last line.
-fn refused(proxy: Proxy<'_>, words: &[&str]) {
+/// Runs it, and checks that it fails with these words in its last line. Returns what it logged.
+fn refused(proxy: Proxy<'_>, words: &[&str]) -> String {
     let (status, log) = proxy.wait_for_end();
     assert_eq!(status.code(), Some(1), "{log}");
     let last = log.trim_end().lines().next_back().unwrap_or_default();
     for word in words {
         assert!(last.contains(word), "{word:?} in {last:?}; log:\n{log}");
     }
+    log
 }
 
 /// The argument for a configuration with this in it.
@@ -56,7 +57,12 @@ fn a_source_that_cannot_be_is_explained() {
     let start = |arguments: &[&str]| Proxy::start(&namespace, arguments);
     refused(start(&["--manifest-dir=/nowhere"]), &["manifest directory /nowhere cannot be read"]);
     refused(start(&["--kubeconfig=/nowhere"]), &["kubeconfig /nowhere", "No such file"]);
-    refused(start(&[]), &["no kubeconfig is given", "--manifest-dir"]);
+    let log = refused(start(&[]), &["no kubeconfig is given", "--manifest-dir"]);
+    for told in
+        ["\"Neither kubeconfig file nor master URL was specified", "\"Error running ProxyServer\" err=\"no kubeconfig"]
+    {
+        assert!(log.contains(told), "{told}: {log}");
+    }
     write(directory.path(), "nodes.yaml", &[node("a", &[], &["192.0.2.1"]), node("b", &[], &["192.0.2.2"])]);
     refused(start(&["--manifest-dir", path, "--hostname-override=c"]), &["a, b", "--hostname-override"]);
 }
