@@ -1,7 +1,7 @@
 # Every task starts here, for people and for CI alike. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup need-root need-cargo need-libraries build demo test lint unit fastpath cluster vm bench bench-fastpath
+.PHONY: help setup need-root need-cargo need-libraries build demo test lint unit soak fastpath cluster vm bench bench-fastpath
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -18,9 +18,9 @@ ifneq ($(SUDO_USER),)
 endif
 
 # Debian packages: to build (C libraries and what finds them), and to test (network namespaces, nft as the judge, and the programs that
-# kube-proxy's other modes run).
+# kube-proxy's other modes run; a clock that jumps).
 BUILD_PACKAGES := gcc libc6-dev pkg-config libnftnl-dev libmnl-dev
-TEST_PACKAGES := nftables iproute2 util-linux procps time iptables ipset ipvsadm
+TEST_PACKAGES := nftables iproute2 util-linux procps time iptables ipset ipvsadm libfaketime
 
 help: ## This list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -51,6 +51,12 @@ lint: need-cargo ## Format and clippy.
 unit: need-cargo
 	cargo build --quiet -p proxy
 	cargo test --workspace --quiet
+
+SOAK ?= 1000
+
+soak: need-root setup ## The tests of faults, in which the proxy is killed a thousand times, or SOAK=… times.
+	cargo build --quiet -p proxy
+	SOAK='$(SOAK)' cargo test --quiet -p e2e --test it faults
 
 cluster: need-root setup ## The tests with an API server, on a real one: sudo make cluster SLIPSTREAM_E2E_KUBECONFIG=FILE
 	@[ -n "$(SLIPSTREAM_E2E_KUBECONFIG)" ] || { echo "give the kubeconfig of an administrator: make $@ SLIPSTREAM_E2E_KUBECONFIG=FILE" >&2; exit 1; }
