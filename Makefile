@@ -1,7 +1,7 @@
 # Every task starts here, for people and for CI alike. `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup need-root need-cargo need-libraries build demo test lint unit fuzz fuzz-briefly deny fastpath cluster image image-arm64 image-test tools vm bench bench-fastpath
+.PHONY: help setup need-root need-cargo need-libraries build demo test lint unit soak fuzz fuzz-briefly deny fastpath cluster image image-arm64 image-test tools vm bench bench-fastpath
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -18,9 +18,9 @@ ifneq ($(SUDO_USER),)
 endif
 
 # Debian packages: to build (C libraries and what finds them), and to test (network namespaces, nft as the judge, the programs that
-# kube-proxy's other modes run, and libFuzzer).
+# kube-proxy's other modes run, libFuzzer, a clock that jumps).
 BUILD_PACKAGES := gcc libc6-dev pkg-config libnftnl-dev libmnl-dev
-TEST_PACKAGES := nftables iproute2 util-linux procps time iptables ipset ipvsadm g++
+TEST_PACKAGES := nftables iproute2 util-linux procps time iptables ipset ipvsadm g++ libfaketime
 # To make the image, and to make it for arm64 elsewhere.
 IMAGE_PACKAGES := buildah jq binutils
 ARM64_PACKAGES := gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
@@ -84,6 +84,12 @@ deny: need-cargo ## Licences, duplicate versions and sources of dependencies, by
 	@[ -x target/tools/bin/cargo-deny ] || \
 	    cargo install --quiet --locked --no-default-features --root target/tools --version $(CARGO_DENY) cargo-deny
 	target/tools/bin/cargo-deny --log-level error check bans licenses sources
+
+SOAK ?= 1000
+
+soak: need-root setup ## The tests of faults, in which the proxy is killed a thousand times, or SOAK=… times.
+	cargo build --quiet -p proxy
+	SOAK='$(SOAK)' cargo test --quiet -p e2e --test it faults
 
 cluster: need-root setup ## The tests with an API server, on a real one: sudo make cluster SLIPSTREAM_E2E_KUBECONFIG=FILE
 	@[ -n "$(SLIPSTREAM_E2E_KUBECONFIG)" ] || { echo "give the kubeconfig of an administrator: make $@ SLIPSTREAM_E2E_KUBECONFIG=FILE" >&2; exit 1; }

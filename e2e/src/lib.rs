@@ -24,5 +24,5 @@ pub use probe::{Destination, Expected, Host, Probe, Seen, Source, answers};
 pub use proxy::{PATIENCE, Proxy};
 pub use sender::Sender;
 pub use settings::{Pods, Settings};
-pub use traffic::Traffic;
+pub use traffic::{SetWhenDropped, Traffic};
 pub use workload::Workload;

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use anyhow::{Context as _, Result};
 
 /// A directory of manifests, and edits to it as careful tools do them: a file appears as a whole or not at all.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Manifests(PathBuf);
 
 impl Manifests {

@@ -17,7 +17,6 @@ use tempfile::TempDir;
 use testing::http;
 use testing::netns::Cluster;
 
-use crate::api_server::ApiServer;
 use crate::manifests::Manifests;
 use crate::settings::Settings;
 
@@ -46,6 +45,10 @@ pub struct Proxy {
     api: Option<(String, PathBuf)>,
     /// What it may do, as `setpriv` takes it.
     capabilities: &'static str,
+    /// More of its environment.
+    environment: Vec<(&'static str, String)>,
+    /// Where it logs to.
+    log: PathBuf,
     process: Option<Child>,
 }
 
@@ -76,12 +79,33 @@ impl Proxy {
             cluster.node.sysctl(parameter, value).ok();
         }
         // All the rights it needs, so that whatever is seen of it shows that they are enough.
-        Ok(Self { cluster, directory, manifests, api: None, capabilities: "-all,+net_admin", process: None })
+        let (capabilities, log) = ("-all,+net_admin", directory.path().join("kube-proxy.log"));
+        Ok(Self { cluster, directory, manifests, api: None, capabilities, environment: Vec::new(), log, process: None })
     }
 
-    /// Has it take its objects from an API server, from its next start on.
-    pub fn follow(&mut self, api: &ApiServer) {
-        self.api = Some((api.name().to_owned(), api.kubeconfig().to_owned()));
+    /// Makes directories for one on the node of another cluster, which reads the manifests of this one.
+    ///
+    /// # Errors
+    /// There is no room for them.
+    pub fn twin(&self, cluster: Arc<Cluster>) -> Result<Self> {
+        let mut twin = Self::prepare(cluster)?;
+        twin.manifests = self.manifests.clone();
+        Ok(twin)
+    }
+
+    /// Has it take its objects from an API server, as the node of this name, from its next start on.
+    pub fn follow(&mut self, node: &str, kubeconfig: &Path) {
+        self.api = Some((node.to_owned(), kubeconfig.to_owned()));
+    }
+
+    /// Has it find this in its environment, from its next start on.
+    pub fn set_environment(&mut self, name: &'static str, value: String) {
+        self.environment.push((name, value));
+    }
+
+    /// Has it log to this file, from its next start on.
+    pub fn log_to(&mut self, path: PathBuf) {
+        self.log = path;
     }
 
     /// Lets it make network namespaces, from its next start on.
@@ -94,17 +118,26 @@ impl Proxy {
     /// # Errors
     /// As [`Self::start`].
     pub fn run(&mut self, settings: &Settings) -> Result<Duration> {
+        let began = self.launch(settings)?;
+        let ready = self.wait_synced(began)?;
+        self.wait("it is healthy", |proxy| {
+            Ok(http::fetch(&proxy.cluster.node, 10256, "/healthz").is_ok_and(|(status, _)| status == 200))
+        })?;
+        Ok(ready)
+    }
+
+    /// Starts it, and returns the time right before.
+    ///
+    /// # Errors
+    /// It runs already, or cannot be started.
+    pub fn launch(&mut self, settings: &Settings) -> Result<SystemTime> {
         let configuration = self.path("kube-proxy.yaml");
         let kubeconfig =
             self.api.as_ref().map(|(_, path)| format!("clientConnection: {{kubeconfig: {}}}\n", path.display()));
         fs::write(&configuration, settings.to_string() + &kubeconfig.unwrap_or_default())?;
         let began = SystemTime::now();
         self.spawn(&configuration)?;
-        let ready = self.wait_synced(began)?;
-        self.wait("it is healthy", |proxy| {
-            Ok(http::fetch(&proxy.cluster.node, 10256, "/healthz").is_ok_and(|(status, _)| status == 200))
-        })?;
-        Ok(ready)
+        Ok(began)
     }
 
     /// Changes its configuration while it runs. That this has taken effect is not waited for.
@@ -137,13 +170,14 @@ impl Proxy {
 
     fn spawn(&mut self, configuration: &Path) -> Result<()> {
         ensure!(self.process.is_none(), "it runs already");
-        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = self.command()?;
         command.arg("--config").arg(configuration).args(["-v", "4", "--hostname-override"]);
         match &self.api {
             Some((name, _)) => command.arg(name),
             None => command.args([Self::NODE, "--manifest-dir"]).arg(self.manifests.directory()),
         };
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         // Ctrl-C is for us to act on.
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         self.process = Some(command.spawn().context("cannot run `nsenter` and `setpriv` (Debian package util-linux)")?);
@@ -267,7 +301,7 @@ impl Proxy {
 
     /// Everything that it logged so far.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.log_path()).unwrap_or_default()
+        fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// The last lines that it logged.
@@ -283,8 +317,8 @@ impl Proxy {
     }
 
     /// Where its log is.
-    pub fn log_path(&self) -> PathBuf {
-        self.path("kube-proxy.log")
+    pub fn log_path(&self) -> &Path {
+        &self.log
     }
 
     /// Where its manifests, configuration and log are. The directory goes when this is dropped, unless it is to be kept.

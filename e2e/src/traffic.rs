@@ -20,6 +20,16 @@ type Connection = (SystemTime, Result<String, Refusal>);
 #[derive(Debug)]
 pub struct Traffic(Vec<Connection>);
 
+/// Sets a flag when it is dropped, however that comes about: somebody waits for it.
+#[derive(Debug)]
+pub struct SetWhenDropped<'a>(pub &'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Traffic {
     /// Connects from `client` to `destination` again and again while `doing` runs. Returns what that returned as well.
     pub fn during<T>(client: &Namespace, destination: SocketAddr, doing: impl FnOnce() -> T) -> (Self, T) {
@@ -33,9 +43,8 @@ impl Traffic {
                     thread::sleep(PAUSE);
                 }
             });
-            let done = doing();
-            over.store(true, Ordering::Relaxed);
-            done
+            let _over = SetWhenDropped(&over);
+            doing()
         });
         (Self(connections.into_inner().unwrap_or_else(PoisonError::into_inner)), done)
     }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::client::legacy;
@@ -11,13 +12,16 @@ use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 
 use crate::problem::Reporter;
-use crate::requests;
+use crate::requests::{Pause, Requests};
+use crate::token::TokenFile;
 
 /// An API server, and how to talk to it. Nothing is sent until it is used.
 #[derive(Clone)]
 pub struct ApiServer {
     pub(crate) client: kube::Client,
     pub(crate) url: String,
+    /// How long it asked to be left alone.
+    pub(crate) pause: Pause,
 }
 
 /// Why there is no way to reach an API server with the given configuration.
@@ -62,10 +66,11 @@ pub enum ClientError {
 
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A peer that says nothing for this long is asked whether it is still there.
-const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
+/// A peer that says nothing for this long is asked whether it is still there. That it is not has to be known, and another connection to
+/// it to have been tried, within a minute; the kernel is up to two seconds late with each step.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(20);
 /// How often it is asked again.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// How many times.
 const KEEPALIVE_RETRIES: u32 = 3;
 
@@ -89,9 +94,10 @@ impl ApiServer {
             config.cluster_url = server_url(master)?;
         }
         let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
-        match connect(&config, reporter.clone()) {
-            Ok(client) => Ok(Self { client, url }),
-            Err(error) => Err(ClientError::Credentials { url, reason: chain(&error) }),
+        let pause = Pause::default();
+        match connect(config, reporter.clone(), pause.clone()) {
+            Ok(client) => Ok(Self { client, url, pause }),
+            Err(reason) => Err(ClientError::Credentials { url, reason }),
         }
     }
 
@@ -156,7 +162,16 @@ async fn from_kubeconfig(path: &Path) -> Result<kube::Config, ClientError> {
 
 /// kube's own stack sets no keepalive, so that a watch over a connection whose other end has vanished is only given up at
 /// the watch's timeout, minutes later. With keepalive it fails within a minute, at no cost to the server.
-fn connect(config: &kube::Config, reporter: Reporter) -> Result<kube::Client, kube::Error> {
+///
+/// # Errors
+/// What the configuration names as credentials or certificates cannot be used, in words.
+fn connect(mut config: kube::Config, reporter: Reporter, pause: Pause) -> Result<kube::Client, String> {
+    let token = config.auth_info.token_file.take().map(|path| TokenFile::open(path.into())).transpose()?;
+    if token.is_some() {
+        // Where there is more than one, the file counts, as with client-go.
+        (config.auth_info.token, config.auth_info.exec) = (None, None);
+    }
+    let told = |error: kube::Error| chain(&error);
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -167,11 +182,13 @@ fn connect(config: &kube::Config, reporter: Reporter) -> Result<kube::Client, ku
     // The same for a connection with unacknowledged data, on which keepalive does not probe.
     tcp.set_tcp_user_timeout(Some(KEEPALIVE_TIME + KEEPALIVE_INTERVAL * KEEPALIVE_RETRIES));
 
-    let tls = config.rustls_https_connector_with_connector(tcp)?;
-    let http = legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(tls);
-    let told = tower::service_fn(move |request| requests::send(http.clone(), request, reporter.clone()));
-    let stack = ClientBuilder::new(told, config.default_namespace.clone()).with_layer(&config.extra_headers_layer()?);
-    Ok(match config.auth_layer()? {
+    let tls = config.rustls_https_connector_with_connector(tcp).map_err(told)?;
+    let client = legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(tls);
+    let requests = Requests { client, token: token.map(Arc::new), reporter, pause };
+    let service = tower::service_fn(move |request| requests.clone().send(request));
+    let headers = config.extra_headers_layer().map_err(told)?;
+    let stack = ClientBuilder::new(service, config.default_namespace.clone()).with_layer(&headers);
+    Ok(match config.auth_layer().map_err(told)? {
         Some(auth) => stack.with_layer(&auth).with_layer(&config.base_uri_layer()).build(),
         None => stack.with_layer(&config.base_uri_layer()).build(),
     })

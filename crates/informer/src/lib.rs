@@ -19,6 +19,7 @@ mod lenient;
 mod problem;
 mod requests;
 mod slim;
+mod token;
 mod watch;
 
 pub use api::{watch_api, watch_node};

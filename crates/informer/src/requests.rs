@@ -1,9 +1,12 @@
-//! Telling of every request to the API server, for metrics.
+//! What every request to the API server goes through: it is told of, for metrics, and answers are kept within bounds.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::Connect;
 use kube::client::Body;
@@ -11,25 +14,81 @@ use tokio::time::Instant;
 use tower::BoxError;
 
 use crate::problem::{Event, Reporter};
+use crate::token::TokenFile;
 
-/// Sends a request, and has the reporter told what becomes of it.
-///
-/// # Errors
-/// There is no answer.
-pub(crate) async fn send<C: Connect + Clone + Send + Sync + 'static>(
-    client: Client<C, Body>,
-    request: Request<Body>,
-    reporter: Reporter,
-) -> Result<Response<impl http_body::Body<Data = Bytes, Error = BoxError>>, BoxError> {
-    let mut exchange = Exchange::begin(&request, reporter);
-    let response = client.request(request).await?;
-    exchange.answered(response.status());
-    Ok(response.map(|body| {
-        body.map_err(BoxError::from).map_frame(move |frame| {
-            exchange.came(frame.data_ref());
-            frame
-        })
-    }))
+/// The largest answer that is taken in, watches aside: 100,000 objects of 2.5 KiB. It is held in memory as a whole, and whoever makes
+/// objects without end must not have the node run out of it.
+const MOST: usize = 256 << 20;
+
+/// The longest pause that a server is granted at once.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// An answer is larger than can be taken in.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer is larger than {} MiB", MOST >> 20)]
+pub(crate) struct TooLarge;
+
+/// Sends requests.
+#[derive(Clone, Debug)]
+pub(crate) struct Requests<C> {
+    pub(crate) client: Client<C, Body>,
+    /// What to show as credentials, if not what the request has.
+    pub(crate) token: Option<Arc<TokenFile>>,
+    /// Is told what becomes of each request.
+    pub(crate) reporter: Reporter,
+    pub(crate) pause: Pause,
+}
+
+impl<C: Connect + Clone + Send + Sync + 'static> Requests<C> {
+    /// Sends a request, and has the reporter told what becomes of it.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub(crate) async fn send(
+        self,
+        mut request: Request<Body>,
+    ) -> Result<Response<impl http_body::Body<Data = Bytes, Error = BoxError>>, BoxError> {
+        if let Some(token) = &self.token {
+            request.headers_mut().insert(header::AUTHORIZATION, token.authorization());
+        }
+        let mut exchange = Exchange::begin(&request, self.reporter);
+        let response = self.client.request(request).await?;
+        exchange.answered(response.status());
+        self.pause.heed(response.status(), response.headers());
+        let most = if exchange.is_watch { usize::MAX } else { MOST };
+        Ok(response.map(|body| {
+            let body = Limited::new(body, most);
+            body.map_err(|error| if error.is::<LengthLimitError>() { TooLarge.into() } else { error }).map_frame(
+                move |frame| {
+                    exchange.came(frame.data_ref());
+                    frame
+                },
+            )
+        }))
+    }
+}
+
+/// How long the server has asked to be left alone (`Retry-After`, RFC 9110 §10.2.3, with 429 or 503). Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pause(Arc<Mutex<Option<Instant>>>);
+
+impl Pause {
+    /// What is left of it.
+    pub(crate) fn left(&self) -> Duration {
+        let end = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        end.map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()))
+    }
+
+    /// API servers give seconds; the other form, a date, would go by the time of day.
+    fn heed(&self, status: StatusCode, headers: &HeaderMap) {
+        let overloaded = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        let seconds = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        if let Some(seconds) = seconds.filter(|_| overloaded) {
+            let end = Instant::now() + Duration::from_secs(seconds).min(LONGEST_PAUSE);
+            let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            *last = Some(last.map_or(end, |last| last.max(end)));
+        }
+    }
 }
 
 /// A request that is under way. It is over when this is dropped: with the body of the answer, or without any.

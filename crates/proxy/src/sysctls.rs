@@ -122,7 +122,7 @@ fn set(root: &Path, setting: &Setting) -> bool {
     }
     match write(&path, value) {
         Ok(()) => {
-            info!(entry = file, value, "Set sysctl");
+            info!(entry = file.trim_start_matches("proc/sys/"), value, "Set sysctl");
             true
         }
         Err(error) if other == Other::LargerIfRefused && found.is_some_and(|found| found > value) => {

@@ -1,6 +1,7 @@
 //! Log lines on standard error.
 
 mod klog;
+mod lines;
 
 use std::io;
 use std::sync::OnceLock;
@@ -14,6 +15,8 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use self::klog::Klog;
+use self::lines::Lines;
+pub(crate) use self::lines::lost;
 
 /// Says again, in other words, what `informer` says.
 const REPEATING: [&str; 2] = ["kube_client", "kube_runtime"];
@@ -43,7 +46,7 @@ type Filter = reload::Handle<Targets, Registry>;
 /// # Errors
 /// It was called before.
 pub fn init(format: Format, verbosity: u32) -> Result<(), TryInitError> {
-    let (subscriber, filter) = subscriber(format, verbosity, io::stderr);
+    let (subscriber, filter) = subscriber(format, verbosity, move || Lines { to: io::stderr(), format });
     subscriber.try_init()?;
     FILTER.get_or_init(|| filter);
     Ok(())

@@ -302,3 +302,20 @@ fn the_kubeconfig_leads_to_it() {
     let config: Value = serde_json::from_slice(&config).unwrap();
     assert_eq!(config["clusters"][0]["cluster"]["server"], api.url());
 }
+
+/// As of a server whose watch cache is behind that of another.
+#[test]
+fn a_server_that_lags_lists_the_past_and_repeats_it() {
+    let api = FakeApi::start().unwrap();
+    for name in ["a", "b", "c"] {
+        api.put(service("default", name).cluster_ip("10.96.0.1").port("", "TCP", 80));
+    }
+    api.delete(Resource::Services, "default", "a");
+    api.lag(2);
+    let list = get(&api, SERVICES).json();
+    assert_eq!((names(&list), list["metadata"]["resourceVersion"].as_str()), (vec!["a", "b"], Some("2")));
+    let mut watch = get(&api, &format!("{SERVICES}?watch=1&resourceVersion=4&timeoutSeconds=1"));
+    assert_eq!(watch.event(), event("ADDED", "c", 3));
+    assert_eq!(watch.event(), event("DELETED", "a", 4));
+    assert_eq!(watch.event(), None);
+}

@@ -41,7 +41,7 @@ impl World {
         let web = ["web-0", "web-1", "web-2"].map(|name| Workload::start(&cluster, name, &PORTS).unwrap());
         let shop = Workload::start(&cluster, "shop", &[]).unwrap();
         let mut proxy = Proxy::prepare(cluster.clone()).unwrap();
-        proxy.follow(&api);
+        proxy.follow(api.name(), api.kubeconfig());
         proxy.run(&Settings::default()).unwrap();
         Self { proxy, api, web, shop, cluster, _files: files }
     }

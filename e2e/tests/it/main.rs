@@ -9,6 +9,7 @@ mod bad_input;
 mod changes;
 mod configuration;
 mod dropped;
+mod faults;
 mod frontends;
 mod health_checks;
 mod leftovers;

@@ -28,17 +28,17 @@ const PODS: [&[usize]; 3] = [&[0, 1], &[0, 1, 2], &[2]];
 const FLAGS: [&str; 5] = ["l", "", "lt", "t", "-"];
 
 /// Numbers that only depend on the seed (xorshift64; Marsaglia 2003).
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 % limit as u64) as usize
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
     }
 }
@@ -69,19 +69,17 @@ impl Allowed {
     }
 }
 
-fn seed() -> u64 {
+/// From `SLIPSTREAM_SEED`, or by the clock.
+pub(crate) fn seed() -> u64 {
     let chosen = std::env::var("SLIPSTREAM_SEED").ok().and_then(|seed| seed.parse().ok());
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
     chosen.unwrap_or_else(now) | 1
 }
 
-/// A Service with random settings, and its random endpoints.
-fn change(dice: &mut Dice, index: usize) -> (Option<Service>, Vec<End>) {
-    let (name, number, _) = CHANGING[index];
-    let ends: Vec<End> = PODS[index]
-        .iter()
-        .filter_map(|pod| Some((dice.pick(&[Some(*pod), Some(*pod), None])?, dice.pick(&FLAGS))))
-        .collect();
+/// A Service with random settings, if any, and its random endpoints, of these pods.
+pub(crate) fn change(dice: &mut Dice, name: &str, number: u8, pods: &[usize]) -> (Option<Service>, Vec<End>) {
+    let ends: Vec<End> =
+        pods.iter().filter_map(|pod| Some((dice.pick(&[Some(*pod), Some(*pod), None])?, dice.pick(&FLAGS)))).collect();
     if dice.below(8) == 0 {
         return (None, ends);
     }
@@ -103,7 +101,7 @@ fn change(dice: &mut Dice, index: usize) -> (Option<Service>, Vec<End>) {
 }
 
 /// Which workloads may answer for endpoints like these: a terminating one where no other is ready, one that is not ready never.
-fn usable(ends: &[End], port: u16) -> BTreeSet<String> {
+pub(crate) fn usable(ends: &[End], port: u16) -> BTreeSet<String> {
     ends.iter().filter(|(_, flags)| *flags != "-").map(|(pod, _)| format!("web-{pod}:{port}")).collect()
 }
 
@@ -178,8 +176,8 @@ fn soak(world: &mut World, dice: &mut Dice, allowed: &Allowed, running: &mut [St
     let mut changes = 0_usize;
     while began.elapsed() < FOR {
         let index = dice.below(CHANGING.len());
-        let (service, ends) = change(dice, index);
         let (name, number, port) = CHANGING[index];
+        let (service, ends) = change(dice, name, number, PODS[index]);
         allowed.begin(index, usable(&ends, port));
         let [v4, v6] = world.slices(name, &[("http", "TCP", 80, port)], &ends);
         let mut objects: Vec<&dyn Display> = vec![&v4, &v6];

@@ -6,6 +6,7 @@ use kube::core::Status;
 use kube::runtime::watcher;
 
 use crate::client::root_cause;
+use crate::requests::TooLarge;
 use crate::slim::ApiObject;
 
 /// A request that the API server did not answer as hoped.
@@ -27,6 +28,9 @@ impl RequestError {
             }
             kube::Error::Auth(error) => format!("the credentials cannot be used: {}", root_cause(error)),
             error => match root_cause(error) {
+                cause if cause == TooLarge.to_string() => {
+                    format!("{cause}, and no larger one is taken in: see who makes so many objects, or such large ones")
+                }
                 // rustls, about a server it does not trust.
                 cause if cause.contains("certificate") => {
                     format!("{cause}: check certificate-authority and the address of the server in the kubeconfig")

@@ -154,7 +154,8 @@ where
             }
             return sleep(ABSENT_RETRY).await;
         }
-        let delay = self.retry.delay();
+        // Where the server asked for a pause, jitter comes on top: all nodes were told the same.
+        let delay = self.server.pause.left() + self.retry.delay();
         let Some(error) = failure.worth_a_warning::<T>(&self.server.url) else {
             debug!(server = self.server.url, "the watch of {} ended ({failure}) and is resumed", T::PLURAL);
             return sleep(delay).await;

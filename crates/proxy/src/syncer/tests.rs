@@ -1,6 +1,7 @@
 //! The sync loop over in-memory kernels that can be made to fail or to take their time. All of it runs on one thread, and
 //! tokio's clock jumps ahead whenever everything waits for it: the outcome does not depend on the machine.
 
+mod faults;
 mod harness;
 mod health_checks;
 mod live;

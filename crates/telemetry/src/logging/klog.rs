@@ -42,6 +42,12 @@ fn begin_text(line: &mut Writer<'_>, metadata: &Metadata<'_>) -> fmt::Result {
         Level::WARN => 'W',
         _ => 'I',
     };
+    time_and_process(line, letter)?;
+    place(line, metadata)?;
+    line.write_char(']')
+}
+
+fn time_and_process(line: &mut impl Write, letter: char) -> fmt::Result {
     let now = TimeZone::UTC.to_datetime(Timestamp::now());
     write!(
         line,
@@ -53,16 +59,13 @@ fn begin_text(line: &mut Writer<'_>, metadata: &Metadata<'_>) -> fmt::Result {
         now.second(),
         now.subsec_nanosecond() / 1000,
         process::id(),
-    )?;
-    place(line, metadata)?;
-    line.write_char(']')
+    )
 }
 
 /// The time in milliseconds, with a fraction, and the place in the source. The verbosity is that of `-v` from which on such lines are
 /// written; errors have none, and warnings, as with klog, that of what is always written.
 fn begin_json(line: &mut Writer<'_>, metadata: &Metadata<'_>) -> fmt::Result {
-    let now = Timestamp::now().as_microsecond();
-    write!(line, r#"{{"ts":{}.{:03},"caller":""#, now / 1000, now % 1000)?;
+    milliseconds(line)?;
     place(&mut Escaped(line), metadata)?;
     line.write_char('"')?;
     match *metadata.level() {
@@ -71,6 +74,22 @@ fn begin_json(line: &mut Writer<'_>, metadata: &Metadata<'_>) -> fmt::Result {
         Level::DEBUG => line.write_str(r#","v":2"#),
         Level::TRACE => line.write_str(r#","v":4"#),
     }
+}
+
+fn milliseconds(line: &mut impl Write) -> fmt::Result {
+    let now = Timestamp::now().as_microsecond();
+    write!(line, r#"{{"ts":{}.{:03},"caller":""#, now / 1000, now % 1000)
+}
+
+/// A warning that is no event. Neither `place` nor `message` has anything in it that would have to be escaped.
+pub(super) fn warning(format: Format, place: &str, message: &str) -> String {
+    let mut line = String::new();
+    let written = match format {
+        Format::Text => time_and_process(&mut line, 'W').and_then(|()| writeln!(line, r#"{place}] "{message}""#)),
+        Format::Json => milliseconds(&mut line).and_then(|()| writeln!(line, r#"{place}","v":0,"msg":"{message}"}}"#)),
+    };
+    // To write to a String never fails.
+    written.map(|()| line).unwrap_or_default()
 }
 
 fn place(to: &mut impl Write, metadata: &Metadata<'_>) -> fmt::Result {

@@ -1,19 +1,28 @@
 //! What this process uses, as `process_*`.
 
+use std::collections::HashMap;
+
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
-use prometheus::Counter;
 use prometheus::core::{Collector, Desc};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
+use prometheus::{Counter, IntCounter};
+
+use crate::logging;
 
 /// All that there is to know: CPU, memory, files, threads, and when it started.
 pub(super) struct Process(ProcessCollector);
+
+/// Log lines that were lost.
+pub(super) struct LogLines(Desc);
 
 /// Only when it started.
 pub(super) struct StartTime(ProcessCollector);
 
 const CPU: &str = "process_cpu_seconds_total";
+const LOST: &str = "slipstream_log_lines_lost_total";
+const LOST_HELP: &str = "Log lines that standard error did not take, as when the disk behind it is full";
 const START: &str = "process_start_time_seconds";
 
 impl Process {
@@ -34,6 +43,23 @@ impl Collector for Process {
             families.extend(cpu);
         }
         families
+    }
+}
+
+impl LogLines {
+    pub(super) fn new() -> Result<Self, prometheus::Error> {
+        Ok(Self(Desc::new(LOST.to_owned(), LOST_HELP.to_owned(), Vec::new(), HashMap::new())?))
+    }
+}
+
+impl Collector for LogLines {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.0]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let counter = IntCounter::new(LOST, LOST_HELP).inspect(|counter| counter.inc_by(logging::lost()));
+        counter.map(|counter| counter.collect()).unwrap_or_default()
     }
 }
 

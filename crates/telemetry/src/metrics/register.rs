@@ -9,7 +9,7 @@ use prometheus::{
     exponential_buckets,
 };
 
-use super::process::Process;
+use super::process::{LogLines, Process};
 use super::{FAMILY, MetricsError};
 
 /// Makes metrics and registers them.
@@ -26,9 +26,10 @@ impl<'a> Register<'a> {
         Self { registry, stabilities: RefCell::default() }
     }
 
-    /// What this process uses.
+    /// What this process uses, and the log lines that it lost.
     pub(super) fn process(&self) -> Result<()> {
-        self.registry.register(Box::new(Process::new()))
+        self.registry.register(Box::new(Process::new()))?;
+        self.registry.register(Box::new(LogLines::new()?))
     }
 
     /// A constant that tells which version runs.

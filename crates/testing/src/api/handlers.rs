@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, Request as HttpRequest, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, patch, post};
@@ -60,22 +60,27 @@ async fn record(
     }
     let right = Right::for_request(request.method(), request.uri().path(), flag(&query, "watch"));
     let denied = right.clone().filter(|right| !right.is_kube_proxys());
-    let failing = {
+    let fault = {
         let mut state = shared.lock();
         state.denied.extend(denied.as_ref().map(ToString::to_string));
         let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
-        state.requests.push(Request { time: Instant::now(), method, path, query, right });
-        state.failing
+        let authorization = authorization(request.headers());
+        let fault = state.fault(&authorization);
+        state.requests.push(Request { time: Instant::now(), method, path, authorization, query, right });
+        fault
     };
     shared.changed.notify_all();
-    if failing {
-        return Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", "the fake was told to fail")
-            .into_response();
+    if let Some(fault) = fault {
+        return fault;
     }
     if let Some(denied) = denied {
         return status::forbidden(format!("the role system:node-proxier does not let anyone {denied}")).into_response();
     }
     next.run(request).await
+}
+
+fn authorization(headers: &HeaderMap) -> String {
+    headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
 }
 
 async fn node(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Result<Json<Value>, Failure> {
@@ -104,7 +109,17 @@ async fn list_or_watch(resource: Resource, shared: &Shared, query: &Parameters) 
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
+    if shared.lock().endless.contains(&resource) {
+        return Ok(json(Body::from_stream(endless())));
+    }
     Ok(list(resource, shared, &selector, query)?.into_response())
+}
+
+/// A list that has begun, and white space for ever.
+fn endless() -> impl stream::Stream<Item = Chunk> {
+    let begin = Bytes::from_static(br#"{"kind":"List","items":["#);
+    let space = Bytes::from(vec![b' '; 1 << 20]);
+    stream::iter(std::iter::once(begin).chain(std::iter::repeat(space)).map(Ok))
 }
 
 /// As with a watch cache, a list at version 0 ignores `limit`.
@@ -145,11 +160,11 @@ fn watch(resource: Resource, shared: &Shared, selector: Selector, query: &Parame
     let events = match opened {
         Ok(events) => events,
         Err(TooOld { oldest }) if state.expiry == Expiry::Status => return Err(status::too_old(version, oldest)),
-        Err(TooOld { oldest }) => return Ok(json_lines(Body::from(format!("{}\n", too_old_event(version, oldest))))),
+        Err(TooOld { oldest }) => return Ok(json(Body::from(format!("{}\n", too_old_event(version, oldest))))),
     };
     drop(state);
     shared.changed.notify_all();
-    Ok(json_lines(Body::from_stream(chunks(events, Deadline::now() + timeout))))
+    Ok(json(Body::from_stream(chunks(events, Deadline::now() + timeout))))
 }
 
 /// What a watch sends, until it ends or the deadline is reached.
@@ -164,7 +179,7 @@ fn chunks(events: mpsc::UnboundedReceiver<Chunk>, deadline: Deadline) -> impl st
     })
 }
 
-fn json_lines(body: Body) -> Response {
+fn json(body: Body) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 

@@ -49,6 +49,8 @@ pub struct Request {
     pub method: String,
     /// Without the query.
     pub path: String,
+    /// What it shows as credentials; empty without.
+    pub authorization: String,
     /// The query, decoded; of a parameter that occurs twice the last value.
     pub query: BTreeMap<String, String>,
     /// The right that it takes, if any.
@@ -85,6 +87,12 @@ struct State {
     /// Those that the server does not know.
     unknown: BTreeSet<Resource>,
     failing: bool,
+    /// What clients have to send as `Authorization`, if it matters.
+    credentials: Option<String>,
+    /// Every request is answered with 429 until this many seconds have passed.
+    throttling: Option<Duration>,
+    /// Lists of these never end.
+    endless: BTreeSet<Resource>,
     streaming_lists: bool,
     list_delay: Duration,
     expiry: Expiry,
@@ -118,7 +126,15 @@ impl FakeApi {
     /// # Errors
     /// If the file cannot be written.
     pub fn kubeconfig(&self, directory: &Path) -> Result<PathBuf> {
-        self.write_kubeconfig(directory.join("kubeconfig"), &json!({}))
+        self.kubeconfig_of(directory, &json!({}))
+    }
+
+    /// The same for this user, as a kubeconfig describes one.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn kubeconfig_of(&self, directory: &Path, user: &Value) -> Result<PathBuf> {
+        self.write_kubeconfig(directory.join("kubeconfig"), user)
     }
 
     /// The same for an administrator, who may also apply and delete objects.
@@ -243,6 +259,32 @@ impl FakeApi {
     /// While true, every request is answered with 500. Open watches go on.
     pub fn fail_requests(&self, failing: bool) {
         self.shared.lock().failing = failing;
+    }
+
+    /// Answers every request with 429 and this `Retry-After` from now on, or does so no more. Open watches go on.
+    pub fn throttle(&self, retry_after: Option<Duration>) {
+        self.shared.lock().throttling = retry_after;
+    }
+
+    /// Answers requests with another bearer token than this with 401 from now on. Open watches go on.
+    pub fn accept_only(&self, token: &str) {
+        self.shared.lock().credentials = Some(format!("Bearer {token}"));
+    }
+
+    /// Lists of this resource go on for ever from now on, or do so no more.
+    pub fn endless_lists(&self, resource: Resource, endless: bool) {
+        let all = &mut self.shared.lock().endless;
+        if endless {
+            all.insert(resource)
+        } else {
+            all.remove(&resource)
+        };
+    }
+
+    /// Lists show what was true so many changes ago from now on, as of a server that lags behind another, and watches begin so
+    /// many changes earlier than asked for, so that clients see time run backwards, and events twice.
+    pub fn lag(&self, changes: u64) {
+        self.shared.lock().store.lag = changes;
     }
 
     /// Answers lists and watches of this resource with 403 from now on. Open watches go on.

@@ -1,11 +1,11 @@
 //! Failures, as the API server words them.
 
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::Resource;
+use super::{Resource, State};
 
 /// A failure: the API's `Status` object and its HTTP status.
 #[derive(Debug)]
@@ -41,6 +41,24 @@ impl Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         (self.code, Json(self.body())).into_response()
+    }
+}
+
+impl State {
+    /// How every request is answered now, if the server was told to.
+    pub(super) fn fault(&self, authorization: &str) -> Option<Response> {
+        if self.failing {
+            let told = "the fake was told to fail";
+            return Some(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", told).into_response());
+        }
+        if let Some(pause) = self.throttling {
+            // As API Priority and Fairness does: no Status object.
+            let headers = [(header::RETRY_AFTER, pause.as_secs().to_string())];
+            let told = "Too many requests, please try again later.\n";
+            return Some((StatusCode::TOO_MANY_REQUESTS, headers, told).into_response());
+        }
+        let refused = self.credentials.as_ref().is_some_and(|accepted| accepted != authorization);
+        refused.then(|| Failure::new(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized").into_response())
     }
 }
 

@@ -1,5 +1,6 @@
 //! The objects, their history, and the watches on them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -17,21 +18,26 @@ pub(super) type Chunk = io::Result<Bytes>;
 /// Namespace and name; the first is empty for objects without.
 pub(super) type Key = (String, String);
 
+type Objects = BTreeMap<(Resource, Key), Arc<Value>>;
+
 /// Everything the server holds. All that watches get passes through here, so its order is that of the calls.
 #[derive(Debug, Default)]
 pub(super) struct Store {
     version: u64,
     /// Watches and list pages from before this version have expired.
     oldest: u64,
-    objects: BTreeMap<(Resource, Key), Arc<Value>>,
+    objects: Objects,
     log: Vec<Change>,
     watches: Vec<Watch>,
+    /// By how many changes lists and the beginnings of watches lag behind.
+    pub(super) lag: u64,
 }
 
 #[derive(Clone, Debug)]
 struct Change {
     version: u64,
     resource: Resource,
+    key: Key,
     old: Option<Arc<Value>>,
     /// None: deleted.
     new: Option<Arc<Value>>,
@@ -87,17 +93,17 @@ impl Store {
         self.version += 1;
         set_version(&mut object, self.version);
         let object = Arc::new(object);
-        let old = self.objects.insert((resource, key), object.clone());
-        self.publish(Change { version: self.version, resource, old, new: Some(object) });
+        let old = self.objects.insert((resource, key.clone()), object.clone());
+        self.publish(Change { version: self.version, resource, key, old, new: Some(object) });
     }
 
     /// Whether there was such an object.
     pub(super) fn delete(&mut self, resource: Resource, key: Key) -> bool {
-        let Some(old) = self.objects.remove(&(resource, key)) else {
+        let Some(old) = self.objects.remove(&(resource, key.clone())) else {
             return false;
         };
         self.version += 1;
-        self.publish(Change { version: self.version, resource, old: Some(old), new: None });
+        self.publish(Change { version: self.version, resource, key, old: Some(old), new: None });
         true
     }
 
@@ -110,13 +116,14 @@ impl Store {
         limit: Option<usize>,
         after: Option<(u64, Key)>,
     ) -> Result<Page, TooOld> {
-        let version = after.as_ref().map_or(self.version, |(version, _)| *version);
+        let (now, objects) = self.as_of_lag();
+        let version = after.as_ref().map_or(now, |(version, _)| *version);
         if after.is_some() && version < self.oldest {
             return Err(TooOld { oldest: self.oldest });
         }
         let wanted =
             |(of, key): &(Resource, Key)| *of == resource && after.as_ref().is_none_or(|(_, after)| key > after);
-        let mut rest = self.objects.iter().filter(|(id, object)| wanted(id) && selector.matches(object)).peekable();
+        let mut rest = objects.iter().filter(|(id, object)| wanted(id) && selector.matches(object)).peekable();
         let (mut items, mut last) = (Vec::new(), None);
         while let Some(((_, key), object)) = rest.next() {
             items.push(object.clone());
@@ -126,6 +133,23 @@ impl Store {
             }
         }
         Ok(Page { items, version, last })
+    }
+
+    /// The version that lists are of, and the objects of that time.
+    fn as_of_lag(&self) -> (u64, Cow<'_, Objects>) {
+        if self.lag == 0 {
+            return (self.version, Cow::Borrowed(&self.objects));
+        }
+        let version = self.version.saturating_sub(self.lag).max(self.oldest);
+        let mut objects = self.objects.clone();
+        for Change { resource, key, old, .. } in self.log.iter().rev().take_while(|change| change.version > version) {
+            let id = (*resource, key.clone());
+            match old {
+                Some(old) => objects.insert(id, old.clone()),
+                None => objects.remove(&id),
+            };
+        }
+        (version, Cow::Owned(objects))
     }
 
     /// Opens a watch. What it missed is sent at once.
@@ -150,6 +174,7 @@ impl Store {
             }
             Start::After(version) if version < self.oldest => return Err(TooOld { oldest: self.oldest }),
             Start::After(version) => {
+                let version = version.saturating_sub(self.lag);
                 self.log.iter().filter(|change| change.version > version).for_each(|change| watch.tell(change));
             }
         }

@@ -46,7 +46,7 @@ fn demo(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let outcome = steps::all(&mut stage, report);
     if outcome.is_err() || !report.all_passed() {
         stage.proxy.keep_files();
-        report.trouble(&stage.proxy.log_tail(), &stage.proxy.log_path());
+        report.trouble(&stage.proxy.log_tail(), stage.proxy.log_path());
     }
     outcome?;
     report.summary();

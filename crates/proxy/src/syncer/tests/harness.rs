@@ -1,5 +1,6 @@
 //! A syncer over in-memory kernels, and what is sent to it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -21,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::super::*;
+use super::faults::Fault;
 use crate::commit::{Commit, Reply};
 use crate::events::Events;
 use crate::flows::{CheckFlows, Next};
@@ -36,6 +38,8 @@ pub(super) struct Shared(Arc<Mutex<Switches>>);
 struct Switches {
     fake: Fake,
     failing: bool,
+    /// How the next commits fail.
+    faults: VecDeque<Fault>,
     /// Whether the next commit fails.
     failing_once: bool,
     /// Whether all commits fail but the next.
@@ -78,6 +82,11 @@ impl Shared {
 
     pub(super) fn fail(&self, failing: bool) {
         self.lock().failing = failing;
+    }
+
+    /// The next commits fail like this.
+    pub(super) fn fail_with(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.lock().faults.extend(faults);
     }
 
     /// The next commit fails, and those that follow do not.
@@ -225,6 +234,9 @@ impl Commit for TestCommitter {
 
 impl Switches {
     fn commit(&mut self, transaction: &Transaction) -> Result<CommitReport, CommitError> {
+        if let Some(fault) = self.faults.pop_front() {
+            return Err(fault.befall(&mut self.fake, transaction));
+        }
         let refused: Vec<_> = (0..transaction.ops.len()).filter_map(|op| self.refused(transaction, op)).collect();
         if !refused.is_empty() {
             return Err(CommitError::Rejected { rejections: refused });
@@ -290,9 +302,13 @@ pub(super) struct Harness {
 
 impl Harness {
     pub(super) fn start() -> Self {
+        Self::start_on(PerFamily::default())
+    }
+
+    /// With kernels that may have tables already.
+    pub(super) fn start_on(kernels: PerFamily<Shared>) -> Self {
         let (commits_in, commits) = mpsc::unbounded_channel();
         let (checks_in, checks) = mpsc::unbounded_channel();
-        let kernels = PerFamily::<Shared>::default();
         let health = Health::new(Duration::from_secs(60), true);
         let telemetry = Telemetry { metrics: Arc::new(Metrics::new().unwrap()), health: Arc::new(health) };
         let table = |family| {
