@@ -27,6 +27,21 @@ pub struct Options {
     pub offloads: Offloads,
 }
 
+impl Options {
+    /// Those of a node about which nothing is known, and without a fast path.
+    pub fn new(family: Family) -> Self {
+        Self {
+            family,
+            mark: Mark::default(),
+            masquerade_all: false,
+            pods: None,
+            node_address: None,
+            node_ports: NodePorts::Any,
+            offloads: Offloads::Nothing,
+        }
+    }
+}
+
 /// Which connections may take the fast path ([`crate::FastPath`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offloads {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Error, Result, ensure};
-use compiler::{Compiler, Mark, NodePorts, Offloads, Options};
+use compiler::{Compiler, Options};
 use config::Config;
 use model::{Family, State};
 use netlink::NfTables;
@@ -69,15 +69,7 @@ fn check_version(version: Option<(u32, u32, u32)>) -> Result<()> {
 /// Commits the table of a cluster without Services, which has chains and rules of every kind, under another name. It is deleted again
 /// in the same transaction, so that no packet and no other program ever meets it.
 fn probe(kernel: &mut NfTables, family: Family) -> Result<()> {
-    let mut compiler = Compiler::new(Options {
-        family,
-        mark: Mark::default(),
-        masquerade_all: false,
-        pods: None,
-        node_address: None,
-        node_ports: NodePorts::Any,
-        offloads: Offloads::Nothing,
-    });
+    let mut compiler = Compiler::new(Options::new(family));
     let Transaction { mut ops, family, .. } = compiler.compile_all(&State::new(SystemTime::now()));
     ops.push(Op::DeleteTable);
     let transaction = Transaction { ops, ..Transaction::new(family, Name::new("kube-proxy-probe")?) };

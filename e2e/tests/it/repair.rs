@@ -12,7 +12,8 @@ use crate::world::{HTTP, World, everything, sorted_words};
 /// How long a foreign edit may stay.
 const REPAIRED: Duration = Duration::from_secs(2);
 
-fn world() -> World {
+/// One Service with two endpoints, and one without.
+pub(crate) fn world() -> World {
     let mut world = World::new(&Settings::default());
     let (web, nobody) = (everything("web", 1), everything("nobody", 2));
     let [v4, v6] = world.slices("web", &[HTTP], &[(0, "l"), (1, "l")]);

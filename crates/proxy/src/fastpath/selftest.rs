@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow};
-use compiler::{Compiler, FastPath, FastPathCounts, Mark, NodePorts, Offloads, Options, table_family, table_name};
+use compiler::{Compiler, FastPath, FastPathCounts, Offloads, Options, table_family, table_name};
 use model::{
     Endpoint, EndpointSlice, Family, PerFamily, Protocol, Service, ServiceName, ServicePort, SlicePort, State, Update,
 };
@@ -176,17 +176,9 @@ fn services(ends: &Ends) -> Transaction {
     Compiler::new(options(family)).compile_all(&state)
 }
 
-/// Those of a node about which nothing is known.
+/// Those of a node about which nothing is known, with a fast path.
 pub(super) fn options(family: Family) -> Options {
-    Options {
-        family,
-        mark: Mark::default(),
-        masquerade_all: false,
-        pods: None,
-        node_address: None,
-        node_ports: NodePorts::Any,
-        offloads: Offloads::ClusterIps,
-    }
+    Options { offloads: Offloads::ClusterIps, ..Options::new(family) }
 }
 
 const PROTOCOLS: [(Protocol, &str); 2] = [(Protocol::Udp, "udp"), (Protocol::Tcp, "tcp")];

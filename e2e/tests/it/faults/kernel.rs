@@ -15,6 +15,7 @@ use testing::netns::Namespace;
 
 use super::table::programmed;
 use crate::changes::all_alive;
+use crate::repair::world;
 use crate::soak::{Dice, seed};
 use crate::world::{HTTP, World, cluster_ip, everything};
 
@@ -37,14 +38,6 @@ table inet other {
     chain h { type nat hook postrouting priority 100; counter; }
 }
 END";
-
-fn world() -> World {
-    let mut world = World::new(&Settings::default());
-    let (web, nobody) = (everything("web", 1), everything("nobody", 2));
-    let [v4, v6] = world.slices("web", &[HTTP], &[(0, "l"), (1, "l")]);
-    world.apply(&[&web, &v4, &v6, &nobody]);
-    world
-}
 
 impl World {
     /// Has another Service change, again and again.
