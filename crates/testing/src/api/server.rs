@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
@@ -116,6 +117,9 @@ fn listen(address: SocketAddr, shared: &Arc<Shared>) -> Result<(Runtime, SocketA
     let listener = runtime.block_on(TcpListener::bind(address)).with_context(refused)?;
     let address = listener.local_addr().with_context(refused)?;
     let router = handlers::router(shared.clone());
+    // As Go sets it for all of a server's connections. Otherwise an event may wait for the acknowledgement of the one before it, 40 ms.
+    // That it cannot be set means that the client has gone.
+    let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
     runtime.spawn(async { axum::serve(listener, router).await });
     Ok((runtime, address))
 }
