@@ -4,10 +4,11 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use kube::core::{ObjectList, WatchEvent};
+use kube::core::WatchEvent;
 use model::{Node, Update};
 use serde::de::DeserializeOwned;
 
+use crate::api::list;
 use crate::convert::{self, Converted, Converter, NodeRead, Proxied};
 use crate::directory::files::Files;
 use crate::lenient::Lenient;
@@ -45,10 +46,10 @@ impl Kind {
     /// The list as a whole cannot be decoded.
     pub fn list(self, json: &[u8]) -> serde_json::Result<Vec<Read>> {
         match self {
-            Self::Service => list(json, proxied::<slim::Service>),
-            Self::EndpointSlice => list(json, proxied::<slim::EndpointSlice>),
-            Self::ServiceCidr => list(json, proxied::<slim::ServiceCidr>),
-            Self::Node => list(json, node),
+            Self::Service => read_list(json, proxied::<slim::Service>),
+            Self::EndpointSlice => read_list(json, proxied::<slim::EndpointSlice>),
+            Self::ServiceCidr => read_list(json, proxied::<slim::ServiceCidr>),
+            Self::Node => read_list(json, node),
         }
     }
 
@@ -66,9 +67,13 @@ impl Kind {
     }
 }
 
-fn list<T: Object>(json: &[u8], read: impl Fn(&Lenient<T>) -> Read) -> serde_json::Result<Vec<Read>> {
-    let list: ObjectList<Item<T>> = serde_json::from_slice(json)?;
-    Ok(list.items.iter().map(|item| read(&item.object)).collect())
+fn read_list<T: Object>(json: &[u8], read: impl Fn(&Lenient<T>) -> Read) -> serde_json::Result<Vec<Read>> {
+    let mut all = Vec::new();
+    list::decode(json, |object| {
+        all.push(read(&object));
+        true
+    })?;
+    Ok(all)
 }
 
 fn event<T: Object>(json: &[u8], read: impl Fn(&Lenient<T>) -> Read) -> serde_json::Result<Option<Read>> {

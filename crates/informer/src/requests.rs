@@ -16,7 +16,7 @@ use tower::BoxError;
 use crate::problem::{Event, Reporter};
 use crate::token::TokenFile;
 
-/// The largest answer that is taken in, watches aside: 100,000 objects of 2.5 KiB. It is held in memory as a whole, and whoever makes
+/// The largest answer that is taken in, watches aside: 100,000 objects of 2.5 KiB. What is kept of them takes memory, and whoever makes
 /// objects without end must not have the node run out of it.
 const MOST: usize = 256 << 20;
 

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use kube::core::Status;
-use kube::runtime::watcher;
 
 use crate::client::root_cause;
 use crate::requests::TooLarge;
@@ -54,64 +53,58 @@ impl RequestError {
 /// Why a list or watch did not go on.
 #[derive(Debug)]
 pub(super) enum Failure {
-    Watcher(watcher::Error),
+    /// There is no list, or not all of it.
+    List(kube::Error),
+    /// There is no watch.
+    WatchStart(kube::Error),
+    /// The watch broke off.
+    Watch(kube::Error),
+    /// The server does not go on with the watch.
+    Refused(Box<Status>),
+    /// It is not said which version an object or a list is.
+    NoVersion,
     /// The server did not answer a list in time.
     Silent(Duration),
-    /// kube's stream ended, which it promises not to.
+    /// The watch ended before it was to.
     Ended,
 }
 
 impl Failure {
     /// Whether a new list is needed. Otherwise the watch resumes where it was.
     ///
-    /// kube's watcher starts over by itself only for an event with status 410. Any other refusal of the place we are at
-    /// (the status may come with the response instead, or the version may be one the server has never seen, after a
-    /// restore from backup) would be repeated for ever.
+    /// That the place we are at is refused may come as an event or with the response, and the version may be one the server has
+    /// never seen, after a restore from backup: it would be refused for ever.
     pub(super) fn lost_place(&self) -> bool {
         match self {
-            Self::Silent(_) | Self::Ended => true,
-            Self::Watcher(error) => match error {
-                watcher::Error::WatchError(_) | watcher::Error::NoResourceVersion => true,
-                watcher::Error::WatchStartFailed(kube::Error::Api(status)) => {
-                    !matches!(status.code, 401 | 403 | 429 | 500..=503)
-                }
-                // An event that could not be decoded is lost: only a list can make up for it.
-                watcher::Error::WatchFailed(error) => matches!(error, kube::Error::SerdeError(_)),
-                watcher::Error::InitialListFailed(_) | watcher::Error::WatchStartFailed(_) => false,
-            },
+            Self::List(_) | Self::Silent(_) | Self::Refused(_) | Self::NoVersion => true,
+            Self::WatchStart(kube::Error::Api(status)) => !matches!(status.code, 401 | 403 | 429 | 500..=503),
+            // An event that could not be decoded is lost: only a list can make up for it.
+            Self::Watch(error) => matches!(error, kube::Error::SerdeError(_)),
+            Self::WatchStart(_) | Self::Ended => false,
         }
     }
 
     /// Whether the server does not know the resource at all.
     pub(super) fn is_not_found(&self) -> bool {
-        match self {
-            Self::Watcher(
-                watcher::Error::InitialListFailed(kube::Error::Api(status))
-                | watcher::Error::WatchStartFailed(kube::Error::Api(status)),
-            ) => status.code == NOT_FOUND,
-            Self::Watcher(_) | Self::Silent(_) | Self::Ended => false,
-        }
+        let (Self::List(error) | Self::WatchStart(error)) = self else { return false };
+        matches!(error, kube::Error::Api(status) if status.code == NOT_FOUND)
     }
 
     /// What to tell the operator; `None` for what happens in any healthy cluster: servers close watches and forget old
     /// versions.
     pub(super) fn worth_a_warning<T: ApiObject>(&self, server: &str) -> Option<RequestError> {
         match self {
-            Self::Watcher(watcher::Error::InitialListFailed(error)) => {
-                Some(RequestError::new::<T>(server, "list", error))
-            }
-            Self::Watcher(watcher::Error::WatchStartFailed(error)) if !is_expired(error) => {
-                Some(RequestError::new::<T>(server, "watch", error))
-            }
-            Self::Watcher(watcher::Error::WatchError(status)) if status.code != EXPIRED => {
+            Self::List(error) => Some(RequestError::new::<T>(server, "list", error)),
+            Self::WatchStart(error) if !is_expired(error) => Some(RequestError::new::<T>(server, "watch", error)),
+            Self::Refused(status) if status.code != EXPIRED => {
                 Some(RequestError::other::<T>(server, "watch", refusal::<T>(status)))
             }
-            Self::Watcher(watcher::Error::NoResourceVersion) => {
-                let reason = "an object came without metadata.resourceVersion".to_owned();
+            Self::NoVersion => {
+                let reason = "the answer has no metadata.resourceVersion, or an object in it has none".to_owned();
                 Some(RequestError::other::<T>(server, "watch", reason))
             }
             Self::Silent(patience) => Some(RequestError::silent::<T>(server, "list", *patience)),
-            Self::Watcher(_) | Self::Ended => None,
+            Self::WatchStart(_) | Self::Watch(_) | Self::Refused(_) | Self::Ended => None,
         }
     }
 }
@@ -119,7 +112,9 @@ impl Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Watcher(error) => f.write_str(&root_cause(error)),
+            Self::List(error) | Self::WatchStart(error) | Self::Watch(error) => f.write_str(&root_cause(error)),
+            Self::Refused(status) => f.write_str(&status.message),
+            Self::NoVersion => f.write_str("no resourceVersion"),
             Self::Silent(_) => f.write_str("no answer"),
             Self::Ended => f.write_str("end of stream"),
         }
@@ -176,22 +171,21 @@ mod tests {
 
     #[test]
     fn what_loses_the_place_and_what_is_routine() {
-        use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
         let status = |code| Status { code, ..Status::default() }.boxed();
         let broken = || kube::Error::ReadEvents(std::io::Error::other("reset"));
-        for (error, lost, warned) in [
-            (WatchError(status(410)), true, false),
-            (WatchError(status(504)), true, true),
-            (WatchStartFailed(api(410)), true, false),
-            (WatchStartFailed(api(400)), true, true),
-            (WatchStartFailed(api(403)), false, true),
-            (WatchStartFailed(api(503)), false, true),
-            (WatchStartFailed(broken()), false, true),
-            (WatchFailed(broken()), false, false),
-            (InitialListFailed(api(500)), false, true),
-            (NoResourceVersion, true, true),
+        for (failure, lost, warned) in [
+            (Failure::Refused(status(410)), true, false),
+            (Failure::Refused(status(504)), true, true),
+            (Failure::WatchStart(api(410)), true, false),
+            (Failure::WatchStart(api(400)), true, true),
+            (Failure::WatchStart(api(403)), false, true),
+            (Failure::WatchStart(api(503)), false, true),
+            (Failure::WatchStart(broken()), false, true),
+            (Failure::Watch(broken()), false, false),
+            (Failure::Ended, false, false),
+            (Failure::List(api(500)), true, true),
+            (Failure::NoVersion, true, true),
         ] {
-            let failure = Failure::Watcher(error);
             assert_eq!(failure.lost_place(), lost, "{failure:?}");
             assert_eq!(failure.worth_a_warning::<Service>("s").is_some(), warned, "{failure:?}");
         }

@@ -1,20 +1,20 @@
 //! The API server as a source: list, then watch, for ever.
 
 mod failure;
+pub(crate) mod list;
 mod retry;
 mod sinks;
 mod watch;
 
 use std::sync::Arc;
 
-use kube::runtime::watcher::Config;
 use model::{NodeStatus, Update};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::watch::Sender as WatchSender;
 use tokio::task::JoinSet;
 
 use self::sinks::{OwnNode, Updates};
-use self::watch::Watch;
+use self::watch::{Selectors, Watch};
 use crate::client::ApiServer;
 use crate::problem::Reporter;
 use crate::slim;
@@ -31,10 +31,12 @@ pub async fn watch_api(server: ApiServer, node_name: Arc<str>, updates: Sender<V
     let cidrs = Watch::<slim::ServiceCidr, _>::new(&server, sink(), &reporter);
     let mut tasks = JoinSet::new();
     // The selectors are those of kube-proxy (contract §3.10).
-    let not_ours = "!service.kubernetes.io/service-proxy-name";
-    tasks.spawn(services.run(Config::default().labels(not_ours).fields("spec.clusterIP!=None")));
-    tasks.spawn(slices.run(Config::default().labels("!service.kubernetes.io/headless")));
-    tasks.spawn(cidrs.run(Config::default()));
+    tasks.spawn(services.run(Selectors {
+        labels: Some("!service.kubernetes.io/service-proxy-name"),
+        fields: Some("spec.clusterIP!=None"),
+    }));
+    tasks.spawn(slices.run(Selectors { labels: Some("!service.kubernetes.io/headless"), fields: None }));
+    tasks.spawn(cidrs.run(Selectors::default()));
     drop(updates);
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended
@@ -48,6 +50,7 @@ pub async fn watch_api(server: ApiServer, node_name: Arc<str>, updates: Sender<V
 /// Lists and watches the Node of this name, as [`watch_api`] does, until all receivers of `status` are dropped. A Node that
 /// cannot be understood leaves the status as it was.
 pub async fn watch_node(server: ApiServer, name: Arc<str>, status: WatchSender<NodeStatus>, reporter: Reporter) {
-    let selector = Config::default().fields(&format!("metadata.name={name}"));
-    Watch::<slim::Node, _>::new(&server, OwnNode::new(name, status, &reporter), &reporter).run(selector).await;
+    let name_is = format!("metadata.name={name}");
+    let selectors = Selectors { labels: None, fields: Some(&name_is) };
+    Watch::<slim::Node, _>::new(&server, OwnNode::new(name, status, &reporter), &reporter).run(selectors).await;
 }

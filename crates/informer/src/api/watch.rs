@@ -1,29 +1,32 @@
 //! The watch of one kind of object: list, then watch, for ever.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
-use kube::Api;
-use kube::runtime::watcher::{self, Config, ListSemantic};
+use futures::TryStreamExt as _;
+use kube::api::{ListParams, VersionMatch, WatchEvent, WatchParams};
+use kube::{Api, Resource as _, ResourceExt as _};
 use serde::de::DeserializeOwned;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::failure::Failure;
+use super::list::{self, Head};
 use super::retry::Retry;
 use crate::client::ApiServer;
 use crate::lenient::Lenient;
 use crate::problem::{Event, Reporter};
 use crate::slim::{ApiObject, Item};
 
-/// How long the server may take for a list. It gives up by itself after a minute (`--request-timeout`); this is for one that
-/// is there but never answers.
+/// How long the server may take to begin with a list, and to go on with it. It gives up by itself after a minute
+/// (`--request-timeout`); this is for one that is there but never answers.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// How long a watch is asked to last, in seconds. Which of it is random, so that the nodes of a cluster that were started
 /// together do not come back together; kube's client takes no more than 294.
 const WATCH_SECONDS: std::ops::Range<u32> = 150..290;
+/// How much longer than asked for a watch may last: its end may have been lost.
+const GRACE: Duration = Duration::from_secs(5);
 /// How often a server that does not know a resource that we can do without is asked again: it may be upgraded.
 const ABSENT_RETRY: Duration = Duration::from_mins(10);
 
@@ -51,14 +54,19 @@ pub(super) trait Sink<T>: Send {
     fn closed(&self) -> impl Future<Output = ()> + Send + use<T, Self>;
 }
 
+/// Which objects are wanted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Selectors<'a> {
+    pub(super) labels: Option<&'a str>,
+    pub(super) fields: Option<&'a str>,
+}
+
 /// The watch of one kind of object.
 pub(super) struct Watch<T, S> {
     server: ApiServer,
     sink: S,
     reporter: Reporter,
     retry: Retry,
-    /// A list was asked for and nothing of it has come.
-    awaits_list: bool,
     /// The server was found not to know the resource.
     is_absent: bool,
     object: std::marker::PhantomData<fn() -> T>,
@@ -76,14 +84,13 @@ where
             sink,
             reporter: reporter.clone(),
             retry: Retry::new(),
-            awaits_list: false,
             is_absent: false,
             object: std::marker::PhantomData,
         }
     }
 
     /// Works until nobody wants to know any more.
-    pub(super) async fn run(mut self, selectors: Config) {
+    pub(super) async fn run(mut self, selectors: Selectors<'_>) {
         let closed = self.sink.closed();
         tokio::select! {
             () = closed => {}
@@ -92,46 +99,124 @@ where
     }
 
     /// Ends only with an error, when nobody listens.
-    ///
-    /// The list is asked for as of any version (`resourceVersion=0`), which the server answers from memory, as for any
-    /// kube-proxy. It comes in one piece: kube's client, like the server, does not page such a list.
-    async fn follow(&mut self, selectors: Config) -> Result<std::convert::Infallible, Unwanted> {
+    async fn follow(&mut self, selectors: Selectors<'_>) -> Result<std::convert::Infallible, Unwanted> {
         loop {
-            let config = Config {
-                list_semantic: ListSemantic::Any,
-                page_size: None,
-                timeout: Some(watch_seconds()),
-                ..selectors.clone()
+            let mut version = match self.list(selectors).await? {
+                Ok(version) => version,
+                Err(failure) => {
+                    self.wait_after(&failure).await;
+                    continue;
+                }
             };
-            let api: Api<Item<T>> = Api::all(self.server.client.clone());
-            let mut events = pin!(watcher::watcher(api, config));
+            self.recovered();
             loop {
-                let patience = if self.awaits_list { PATIENCE } else { Duration::MAX };
-                match next(events.as_mut(), patience).await {
-                    Ok(event) => self.take(event).await?,
-                    Err(failure) => {
-                        self.wait_after(&failure).await;
-                        if failure.lost_place() {
-                            break;
-                        }
-                    }
+                let failure = self.watch(selectors, &mut version).await?;
+                self.wait_after(&failure).await;
+                if failure.lost_place() {
+                    break;
                 }
             }
         }
     }
 
-    async fn take(&mut self, event: watcher::Event<Item<T>>) -> Result<(), Unwanted> {
-        self.awaits_list = matches!(event, watcher::Event::Init);
-        if !self.awaits_list {
-            self.recovered();
-        }
-        let seen = match event {
-            watcher::Event::Init => Seen::ListStarted,
-            watcher::Event::InitDone => Seen::ListComplete,
-            watcher::Event::InitApply(item) | watcher::Event::Apply(item) => Seen::Object(item.object),
-            watcher::Event::Delete(item) => Seen::Gone(item.object),
+    /// Lists all objects. Returns the version from which on they can be watched.
+    ///
+    /// They are asked for as of any version (`resourceVersion=0`), which the server answers from memory and in one piece, as for any
+    /// kube-proxy.
+    async fn list(&mut self, selectors: Selectors<'_>) -> Result<Result<String, Failure>, Unwanted> {
+        self.sink.take(Seen::ListStarted).await?;
+        let mut parameters = ListParams {
+            label_selector: selectors.labels.map(str::to_owned),
+            field_selector: selectors.fields.map(str::to_owned),
+            version_match: Some(VersionMatch::NotOlderThan),
+            resource_version: Some("0".to_owned()),
+            ..ListParams::default()
         };
-        self.sink.take(seen).await
+        loop {
+            let Head { resource_version, r#continue } = match self.part(&parameters).await? {
+                Ok(head) => head,
+                Err(failure) => return Ok(Err(failure)),
+            };
+            let r#continue = r#continue.filter(|next| !next.is_empty());
+            if r#continue.is_none() {
+                let Some(version) = resource_version.filter(|version| !version.is_empty()) else {
+                    return Ok(Err(Failure::NoVersion));
+                };
+                self.sink.take(Seen::ListComplete).await?;
+                return Ok(Ok(version));
+            }
+            // It says of which version the list is.
+            parameters =
+                ListParams { continue_token: r#continue, resource_version: None, version_match: None, ..parameters };
+        }
+    }
+
+    /// Takes in what the server gives of a list at a time.
+    async fn part(&mut self, parameters: &ListParams) -> Result<Result<Head, Failure>, Unwanted> {
+        let request = kube::core::Request::new(Item::<T>::url_path(&(), None)).list(parameters);
+        let request = match request.map_err(kube::Error::BuildRequest) {
+            Ok(request) => request,
+            Err(error) => return Ok(Err(Failure::List(error))),
+        };
+        match timeout(PATIENCE, self.server.client.request_stream(request)).await {
+            Ok(Ok(body)) => list::receive(body, PATIENCE, &mut self.sink).await,
+            Ok(Err(error)) => Ok(Err(Failure::List(error))),
+            Err(_elapsed) => Ok(Err(Failure::Silent(PATIENCE))),
+        }
+    }
+
+    /// Watches from `version` on, which goes with what is seen, one watch after the other. Returns why that had an end.
+    async fn watch(&mut self, selectors: Selectors<'_>, version: &mut String) -> Result<Failure, Unwanted> {
+        let api: Api<Item<T>> = Api::all(self.server.client.clone());
+        loop {
+            let seconds = watch_seconds();
+            let lasts = Duration::from_secs(seconds.into());
+            let parameters = WatchParams {
+                label_selector: selectors.labels.map(str::to_owned),
+                field_selector: selectors.fields.map(str::to_owned),
+                timeout: Some(seconds),
+                ..WatchParams::default()
+            };
+            let began = Instant::now();
+            let mut events = match timeout(lasts + GRACE, api.watch(&parameters, version)).await {
+                Ok(Ok(events)) => pin!(events),
+                Ok(Err(error)) => return Ok(Failure::WatchStart(error)),
+                Err(_elapsed) => continue,
+            };
+            self.recovered();
+            while let Ok(event) = timeout(lasts + GRACE, events.try_next()).await {
+                match event {
+                    Ok(Some(event)) => match self.take(event, version).await? {
+                        Ok(()) => {}
+                        Err(failure) => return Ok(failure),
+                    },
+                    Ok(None) if began.elapsed() < lasts => return Ok(Failure::Ended),
+                    Ok(None) => break,
+                    Err(error) => return Ok(Failure::Watch(error)),
+                }
+            }
+        }
+    }
+
+    async fn take(
+        &mut self,
+        event: WatchEvent<Item<T>>,
+        version: &mut String,
+    ) -> Result<Result<(), Failure>, Unwanted> {
+        let (item, seen): (_, fn(_) -> _) = match event {
+            WatchEvent::Added(item) | WatchEvent::Modified(item) => (item, Seen::Object),
+            WatchEvent::Deleted(item) => (item, Seen::Gone),
+            WatchEvent::Bookmark(bookmark) => {
+                *version = bookmark.metadata.resource_version;
+                return Ok(Ok(()));
+            }
+            WatchEvent::Error(status) => return Ok(Err(Failure::Refused(status))),
+        };
+        match item.resource_version().filter(|version| !version.is_empty()) {
+            Some(reached) => *version = reached,
+            None => return Ok(Err(Failure::NoVersion)),
+        }
+        self.sink.take(seen(item.object)).await.map(Ok)
     }
 
     fn recovered(&mut self) {
@@ -142,7 +227,6 @@ where
     }
 
     async fn wait_after(&mut self, failure: &Failure) {
-        self.awaits_list = false;
         if S::OPTIONAL && failure.is_not_found() {
             if !std::mem::replace(&mut self.is_absent, true) {
                 let minutes = ABSENT_RETRY.as_secs() / 60;
@@ -167,18 +251,6 @@ where
             warn!("{message}; what was known stays in use; trying again in {seconds:.1} s and until it works");
         }
         sleep(delay).await;
-    }
-}
-
-/// The next event, which has to come within `patience`.
-async fn next<T>(
-    mut events: Pin<&mut impl Stream<Item = watcher::Result<watcher::Event<T>>>>,
-    patience: Duration,
-) -> Result<watcher::Event<T>, Failure> {
-    match timeout(patience, events.next()).await {
-        Ok(Some(event)) => event.map_err(Failure::Watcher),
-        Ok(None) => Err(Failure::Ended),
-        Err(_elapsed) => Err(Failure::Silent(patience)),
     }
 }
 
