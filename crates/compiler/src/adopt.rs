@@ -1,11 +1,12 @@
 //! What an earlier run left in the kernel and the next one goes on with: an unchanged restart writes nothing then.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU8;
+use std::sync::Arc;
 
 use model::Family;
-use ruleset::{Data, Element, Found, Name, Verdict, Words};
+use ruleset::{Data, Found, Name, Verdict, Words};
 
 use crate::Frontend;
 use crate::affinity::FoundAffinity;
@@ -22,8 +23,9 @@ const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0)
 /// Choices that were made before, and that are as good as any others.
 #[derive(Debug, Default)]
 pub(crate) struct Adopted {
-    /// The endpoints of each frontend by their numbers. A frontend is known by its key.
-    endpoints: HashMap<(Role, Words), Vec<SocketAddr>>,
+    found: Arc<Found>,
+    /// The maps in which frontends have their endpoints.
+    endpoints: Vec<(Scope, Role, Name)>,
     /// The load-balancing chains that exist, and whether an element leads to them.
     pub(crate) chains: Vec<(LbChain, bool)>,
     /// Those whose ClusterIP frontends have a set of their own, in the order in which packets meet them.
@@ -36,49 +38,63 @@ pub(crate) struct Adopted {
 
 impl Adopted {
     /// Recognizes what is ours in a table. What others put there is passed over.
-    pub(crate) fn of(found: &Found, family: Family) -> Self {
-        let mut endpoints = HashMap::new();
-        for id in SetId::all() {
-            if let SetId::Frontends(_, role @ (Role::Endpoints | Role::LocalEndpoints)) = id
-                && let Some(set) = found.sets.get(&id.define().name)
-            {
-                endpoints.extend(by_frontend(&set.elements).map(|(key, list)| ((role, key), in_order(list))));
+    pub(crate) fn of(found: Arc<Found>, family: Family) -> Self {
+        let endpoints = SetId::all().filter_map(|id| match id {
+            SetId::Frontends(scope, role @ (Role::Endpoints | Role::LocalEndpoints)) => {
+                Some((scope, role, id.define().name))
             }
-        }
-        let elements = found.sets.values().flat_map(|set| &set.elements);
-        let entered: HashSet<_> = elements.filter_map(|element| target(&element.data)).collect();
+            _ => None,
+        });
+        let elements = found.sets.values().flat_map(|set| set.elements.iter());
+        let entered: HashSet<_> = elements.filter_map(|element| target(element.data)).collect();
         let chain = |name| LbChain::parse(name).map(|chain| (chain, entered.contains(name)));
         let lengths = found.sets.keys().filter_map(|set| set.as_str().strip_prefix("source-ranges-")?.parse().ok());
         let bits = if family == Family::V4 { 32 } else { 128 };
         let is_length = |length: NonZeroU8| length.get() <= bits;
-        let affinity = affinity(found, family);
+        let affinity = affinity(&found, family);
         // What leads there would be of no use without it.
         let is_whole = |chain: &LbChain| !chain.affinity || affinity.exists;
         Self {
-            endpoints,
+            endpoints: endpoints.collect(),
             chains: found.chains.keys().filter_map(chain).filter(|(chain, _)| is_whole(chain)).collect(),
-            common: common(found).into_iter().filter(is_whole).collect(),
-            source_lengths: lengths.filter(|bits| is_length(*bits) && is_named(found, SetId::Sources(*bits))).collect(),
+            common: common(&found).into_iter().filter(is_whole).collect(),
+            source_lengths: lengths
+                .filter(|bits| is_length(*bits) && is_named(&found, SetId::Sources(*bits)))
+                .collect(),
             affinity,
+            found,
         }
     }
 
     /// The frontends that have led to endpoints.
     pub(crate) fn frontends(&self, family: Family) -> impl Iterator<Item = Frontend> {
-        // By their lengths, a key stands for one of either kind.
-        let parse = move |key| Scope::ALL.into_iter().find_map(|scope| Frontend::parse(scope, family, key));
-        self.endpoints.keys().filter_map(move |(_, key)| parse(key))
+        let set = |(scope, _, name): &(Scope, _, Name)| Some((*scope, self.found.sets.get(name)?));
+        let elements = self.endpoints.iter().filter_map(set).flat_map(|(scope, set)| {
+            // All have at least one, and those that come first have the number 0.
+            let first = set.elements.iter().filter(|element| number(&element.key) == Some(0));
+            first.map(move |element| (scope, element))
+        });
+        elements.filter_map(move |(scope, element)| Frontend::parse(scope, family, &element.key))
     }
 
     /// The numbers that the endpoints of a Service port have had: those of any of its frontends, as they all have the same.
     pub(crate) fn numbers_of(&self, rules: &PortRules) -> Option<PortRules> {
         let list = |role| {
-            let mut lists = rules.frontends.iter().filter_map(|frontend| self.endpoints.get(&(role, frontend.key())));
-            lists.next().cloned().unwrap_or_default()
+            let mut lists = rules.frontends.iter().map(|frontend| self.endpoints_of(frontend, role));
+            lists.find(|list| !list.is_empty()).unwrap_or_default()
         };
         let (cluster, local) = (list(Role::Endpoints), list(Role::LocalEndpoints));
         let any = !cluster.is_empty() || !local.is_empty();
         any.then(|| PortRules { cluster, local, ..PortRules::default() })
+    }
+
+    /// The endpoints that a frontend has had in one of the maps, by their numbers.
+    fn endpoints_of(&self, frontend: Frontend, role: Role) -> Vec<SocketAddr> {
+        let map = self.endpoints.iter().find(|(scope, other, _)| *scope == frontend.scope() && *other == role);
+        let Some(set) = map.and_then(|(_, _, name)| self.found.sets.get(name)) else { return Vec::new() };
+        let key = frontend.key();
+        let elements = set.elements.starting_with(key.as_bytes());
+        in_order(elements.filter_map(|element| Some((number(&element.key)?, endpoint(&element.data)?))).collect())
     }
 }
 
@@ -131,23 +147,12 @@ fn is_named(found: &Found, id: SetId) -> bool {
     found.sets.contains_key(&id.define().name)
 }
 
-/// Takes the elements of a map of endpoints apart: the key of the frontend, and numbers and endpoints.
-fn by_frontend(elements: &[Element]) -> impl Iterator<Item = (Words, Vec<(usize, SocketAddr)>)> + use<> {
-    let mut frontends: HashMap<Words, Vec<_>> = HashMap::new();
-    for element in elements {
-        let entry = || {
-            let (frontend, number) = element.key.as_bytes().split_last_chunk::<4>()?;
-            let number = usize::try_from(u32::from_ne_bytes(*number)).ok()?;
-            Some((Words::from_bytes(frontend)?, number, endpoint(&element.data)?))
-        };
-        if let Some((frontend, number, endpoint)) = entry() {
-            frontends.entry(frontend).or_default().push((number, endpoint));
-        }
-    }
-    frontends.into_iter()
+/// The number of an endpoint, which is the last part of a key in a map of endpoints.
+fn number(key: &Words) -> Option<usize> {
+    usize::try_from(u32::from_ne_bytes(*key.as_bytes().last_chunk()?)).ok()
 }
 
-const fn target(data: &Data) -> Option<&Name> {
+fn target(data: Data) -> Option<Name> {
     match data {
         Data::Verdict(Verdict::Goto(chain)) => Some(chain),
         _ => None,

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 
 use ruleset::{Name, Op, Verdict};
 
@@ -92,6 +93,15 @@ impl Chains {
                 Verdict::Goto(known.name.clone())
             }
             other => other.verdict(),
+        }
+    }
+
+    /// An element is about to lead to `target`, so that its chain is created; of one with affinity, the one that it goes on to, as that
+    /// is what has the endpoints.
+    pub(crate) fn expect(&mut self, target: Target) {
+        let Target::Lb(chain) = target else { return };
+        if let Some(plain) = iter::successors(Some(chain), |chain| chain.goes_on_to()).find(|chain| !chain.affinity) {
+            self.acquire_chain(plain).users -= 1;
         }
     }
 

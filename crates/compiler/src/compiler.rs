@@ -3,7 +3,7 @@
 mod owners;
 mod program;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::sync::Arc;
@@ -75,10 +75,12 @@ pub struct Compiler {
     service_cidrs: Vec<IpNet>,
     /// The addresses that the table takes NodePort traffic on, where not all do.
     node_port_addresses: BTreeSet<IpAddr>,
-    /// Empty but while [`Compiler::compile_all`] goes on with what was found.
+    /// Empty but while a table is made that goes on with what was found.
     adopted: Adopted,
     /// Frontends that flows may have come to before anything was programmed here.
     inherited: Vec<Frontend>,
+    /// What is still to be programmed of a table that is made part by part.
+    rest: BTreeMap<ServiceName, Vec<Port>>,
 }
 
 impl Compiler {
@@ -102,6 +104,7 @@ impl Compiler {
             node_port_addresses: BTreeSet::new(),
             adopted: Adopted::default(),
             inherited: Vec::new(),
+            rest: BTreeMap::new(),
         }
     }
 
@@ -118,7 +121,7 @@ impl Compiler {
     /// Takes note of what the kernel holds, for the next [`Compiler::compile_all`] to go on with: the numbers of endpoints, and
     /// which chains and which sets of common numbers there are. The transaction then differs from what the kernel holds only
     /// where it has to (see [`ruleset::reconcile`]), and [`Compiler::sweep`] knows of chains that no Service needs.
-    pub fn adopt(&mut self, found: &Found) {
+    pub fn adopt(&mut self, found: Arc<Found>) {
         self.adopted = Adopted::of(found, self.options.family);
         if self.programmed.is_empty() {
             self.inherited = self.adopted.frontends(self.options.family).collect();
@@ -137,10 +140,24 @@ impl Compiler {
     ///
     /// Packets see either the old table or the new one.
     pub fn compile_all(&mut self, state: &State) -> Transaction {
+        self.compile_first(state, usize::MAX)
+    }
+
+    /// The first part of a table that is made from nothing: all of it but Services, and so many of these that about `most` elements are
+    /// added. [`Compiler::compile_next`] makes the others, of the same state; what changes meanwhile comes after the last one.
+    ///
+    /// A commit keeps all other programs from changing rules until it is done. In parts, it never takes long, nor much memory. Packets see
+    /// all of a Service or nothing of it.
+    pub fn compile_first(&mut self, state: &State, most: usize) -> Transaction {
         self.start_over();
         let names = state.services().map(|service| service.name.clone()).collect();
-        let edit = self.edit(state, &names);
-        self.adopted = Adopted::default();
+        let all = self.settle_claims(state, &names);
+        self.choose_common(all.values());
+        // To make a chain costs the kernel a walk over the map of endpoints, which is empty now.
+        let targets = all.values().flatten().flat_map(|port| port.targets(&self.claims));
+        targets.for_each(|target| self.chains.expect(target));
+        self.rest = all;
+        let edit = self.edit_rest(state, most);
         let table = Op::AddTable(Table { comment: Some(Comment::new("rules for kube-proxy")) });
         // Adding first makes the deletion succeed where there is no table yet.
         let mut ops = vec![table.clone(), Op::DeleteTable, table];
@@ -150,11 +167,25 @@ impl Compiler {
         ops.extend(lengths.iter().map(|bits| self.layout.create_sources(*bits)));
         ops.extend(self.layout.source_rules(&lengths));
         ops.extend(self.chains.take_created(&self.layout, &self.options));
-        let service_cidrs = state.service_cidrs(self.options.family);
-        ops.extend(self.layout.check_cluster_ips(&service_cidrs));
-        self.service_cidrs = service_cidrs;
+        // A Service that is not there yet must not be taken for none.
+        self.service_cidrs = if self.rest.is_empty() { state.service_cidrs(self.options.family) } else { Vec::new() };
+        ops.extend(self.layout.check_cluster_ips(&self.service_cidrs));
         ops.extend(edit.additions(&self.layout));
         Transaction { ops, ..self.empty_transaction() }
+    }
+
+    /// Whether there is more of what [`Compiler::compile_first`] has begun.
+    pub fn has_more(&self) -> bool {
+        !self.rest.is_empty()
+    }
+
+    /// The next part of what [`Compiler::compile_first`] has begun; `None` if there is no more.
+    pub fn compile_next(&mut self, state: &State, most: usize) -> Option<Transaction> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let edit = self.edit_rest(state, most);
+        Some(self.transaction(state, edit))
     }
 
     /// The transaction that makes the table true to `state`, where only `services` and their endpoints have changed, and what
@@ -163,13 +194,17 @@ impl Compiler {
     /// Deletions, then chains, then additions: an element can only be replaced once the old one is gone, and binding a chain's
     /// rule to a map costs what the map holds at that moment.
     pub fn compile(&mut self, state: &State, services: &BTreeSet<ServiceName>) -> Transaction {
-        let mut edit = self.edit(state, services);
+        let edit = self.edit(state, services);
+        self.transaction(state, edit)
+    }
+
+    fn transaction(&mut self, state: &State, mut edit: Edit) -> Transaction {
         let mut ops = edit.deletions(&self.layout);
         ops.extend(self.affinity.grow(&self.layout));
         ops.extend(self.grow_source_lengths());
         ops.extend(self.chains.take_created(&self.layout, &self.options));
         let service_cidrs = state.service_cidrs(self.options.family);
-        if self.service_cidrs != service_cidrs {
+        if self.service_cidrs != service_cidrs && self.rest.is_empty() {
             ops.push(self.layout.flush_cluster_ips_check());
             ops.extend(self.layout.check_cluster_ips(&service_cidrs));
             self.service_cidrs = service_cidrs;
@@ -197,8 +232,7 @@ impl Compiler {
 
     fn edit(&mut self, state: &State, services: &BTreeSet<ServiceName>) -> Edit {
         let wanted = self.settle_claims(state, services);
-        let owners = wanted.values().flatten().filter(|port| port.owns_cluster_ip(&self.claims));
-        self.chains.choose_common(owners.filter_map(|port| port.rules.cluster_ip_chain()));
+        self.choose_common(wanted.values());
         let mut edit = Edit::default();
         for (service, ports) in wanted {
             self.program(service, ports, &mut edit);
@@ -208,6 +242,30 @@ impl Compiler {
         self.settle_affinity(&mut edit);
         self.settle_flows(state);
         edit
+    }
+
+    /// Programs what is left of a table that is made part by part, until about `most` elements are added.
+    fn edit_rest(&mut self, state: &State, most: usize) -> Edit {
+        let mut edit = Edit::default();
+        while edit.added() < most
+            && let Some((service, ports)) = self.rest.pop_first()
+        {
+            self.program(service, ports, &mut edit);
+        }
+        self.settle_counted(&mut edit);
+        self.settle_node_port_addresses(&mut edit);
+        if self.rest.is_empty() {
+            // Whether somebody else has what a Service has given up is known when all are there.
+            self.settle_affinity(&mut edit);
+            self.settle_flows(state);
+            self.adopted = Adopted::default();
+        }
+        edit
+    }
+
+    fn choose_common<'a>(&mut self, wanted: impl Iterator<Item = &'a Vec<Port>>) {
+        let owners = wanted.flatten().filter(|port| port.owns_cluster_ip(&self.claims));
+        self.chains.choose_common(owners.filter_map(|port| port.rules.cluster_ip_chain()));
     }
 
     /// Has other addresses of the node take NodePort traffic, from the next transaction on. Where all addresses take it, that
@@ -296,9 +354,9 @@ impl Compiler {
         self.no_local_endpoints
     }
 
-    /// How many Service ports are programmed, and endpoints of them all. It walks over all of them.
-    pub fn programmed(&self) -> (usize, usize) {
-        let ports = self.programmed.values().flatten();
+    /// How many Service ports are compiled, and endpoints of them all. It walks over all of them.
+    pub fn compiled(&self) -> (usize, usize) {
+        let ports = self.programmed.values().chain(self.rest.values()).flatten();
         ports.fold((0, 0), |(ports, endpoints), port| (ports + 1, endpoints + port.rules.cluster.len()))
     }
 

@@ -14,6 +14,8 @@ use crate::sets::SetId;
 pub(crate) struct Edit {
     deletes: BTreeMap<SetId, Vec<Element>>,
     adds: BTreeMap<SetId, Vec<Element>>,
+    /// How many elements are added.
+    added: usize,
 }
 
 impl Edit {
@@ -33,8 +35,14 @@ impl Edit {
         self.adds.into_iter().map(|(id, elements)| Op::AddElements { set: layout.set(id), elements })
     }
 
+    /// How many elements are added.
+    pub(crate) const fn added(&self) -> usize {
+        self.added
+    }
+
     /// Adds an element.
     pub(crate) fn add(&mut self, set: SetId, element: Element) {
+        self.added += 1;
         self.adds.entry(set).or_default().push(element);
     }
 

@@ -41,9 +41,8 @@ pub fn select(
         .iter()
         .filter(|e| e.endpoint.local)
         .map(PortEndpoint::socket)
-        .filter(|socket| cluster.binary_search(socket).is_ok() || local.binary_search(socket).is_ok())
-        .collect();
-    Selection { cluster, local, on_this_node, any }
+        .filter(|socket| cluster.binary_search(socket).is_ok() || local.binary_search(socket).is_ok());
+    Selection { on_this_node: exactly(on_this_node), cluster, local, any }
 }
 
 /// How near an endpoint has to be.
@@ -88,9 +87,16 @@ fn usable<'a>(
     is_near: impl Fn(&PortEndpoint<'_>) -> bool,
 ) -> Vec<SocketAddr> {
     let ready = endpoints.clone().filter(|e| e.endpoint.ready && is_near(e));
-    let ready: Vec<_> = ready.map(PortEndpoint::socket).collect();
+    let ready = exactly(ready.map(PortEndpoint::socket));
     if !ready.is_empty() {
         return ready;
     }
-    endpoints.filter(|e| e.endpoint.is_serving_terminating()).map(PortEndpoint::socket).collect()
+    exactly(endpoints.filter(|e| e.endpoint.is_serving_terminating()).map(PortEndpoint::socket))
+}
+
+/// A list that takes no more memory than it needs, as there are very many that are kept.
+fn exactly(sockets: impl Iterator<Item = SocketAddr> + Clone) -> Vec<SocketAddr> {
+    let mut list = Vec::with_capacity(sockets.clone().count());
+    list.extend(sockets);
+    list
 }

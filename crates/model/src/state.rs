@@ -246,6 +246,8 @@ impl State {
             }
             None => {
                 self.slice_services.insert(slice.name.clone(), service.clone());
+                // Most Services have one: room for more would take as much as all their endpoints.
+                entry.slices.reserve_exact(1);
                 entry.slices.push(Listed { object: slice, list });
             }
         }

@@ -5,8 +5,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use ruleset::{
-    CommitError, CommitReport, Element, Family, Found, Kernel, Name, Op, ReadError, Reconciliation, Rejection,
-    Transaction, reconcile,
+    CommitError, CommitReport, Element, Family, Found, Kernel, Name, Op, ReadError, Reconciler, Reconciliation,
+    Rejection, Transaction,
 };
 
 /// Does one job after the other with a kernel, on a thread of its own.
@@ -22,17 +22,20 @@ pub struct Committer<K> {
 
 type Job<K> = Box<dyn FnOnce(&mut K) + Send>;
 
-/// What it took to make a table the wanted one.
+/// What became of a table that was to be made the wanted one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reconciled {
-    /// Whether the table was replaced as a whole.
-    pub replaced: bool,
-    /// How many objects were changed, each element counted.
-    pub operations: usize,
-    /// Chains to be deleted later; see [`Reconciliation::unwanted`].
-    pub unwanted: Vec<Name>,
-    /// What the commit took; all zero if nothing had to be changed.
-    pub report: CommitReport,
+pub enum Reconciled {
+    /// It is the wanted one.
+    Done {
+        /// How many objects were changed, each element counted.
+        operations: usize,
+        /// Chains to be deleted later; see [`Reconciliation::unwanted`].
+        unwanted: Vec<Name>,
+        /// What the commit took; all zero if nothing had to be changed.
+        report: CommitReport,
+    },
+    /// Nothing was done: it has to be replaced as a whole, see [`Reconciler::finish`].
+    Unfit,
 }
 
 impl<K: Kernel + Send + 'static> Committer<K> {
@@ -87,15 +90,13 @@ impl<K: Kernel + Send + 'static> Committer<K> {
         self.hand_over(move |kernel| reply(delete(kernel, transaction)));
     }
 
-    /// Makes the table that was found the one that `full` makes from nothing; see [`reconcile`]. Blocks as
-    /// [`Committer::commit`].
+    /// Makes the table that was found the wanted one; see [`Reconciler`]. Blocks as [`Committer::commit`].
     pub fn reconcile(
         &self,
-        full: Transaction,
-        found: Option<Found>,
+        reconciler: Reconciler,
         reply: impl FnOnce(Result<Reconciled, CommitError>) + Send + 'static,
     ) {
-        self.hand_over(move |kernel| reply(Reconciled::by(kernel, full, found)));
+        self.hand_over(move |kernel| reply(Reconciled::by(kernel, reconciler)));
     }
 
     fn hand_over(&self, job: impl FnOnce(&mut K) + Send + 'static) {
@@ -111,14 +112,10 @@ impl Reconciled {
     ///
     /// # Errors
     /// Those of the commit.
-    pub fn by(kernel: &mut impl Kernel, full: Transaction, found: Option<Found>) -> Result<Self, CommitError> {
-        let reconciliation = reconcile(full, found.as_ref(), kernel);
-        // Before the commit, which takes memory as well.
-        drop(found);
-        let replaced = reconciliation.replaces();
-        let Reconciliation { transaction, unwanted } = reconciliation;
+    pub fn by(kernel: &mut impl Kernel, reconciler: Reconciler) -> Result<Self, CommitError> {
+        let Some(Reconciliation { transaction, unwanted }) = reconciler.finish(kernel) else { return Ok(Self::Unfit) };
         let report = if transaction.is_empty() { CommitReport::default() } else { kernel.commit(&transaction)? };
-        Ok(Self { replaced, operations: transaction.len(), unwanted, report })
+        Ok(Self::Done { operations: transaction.len(), unwanted, report })
     }
 }
 

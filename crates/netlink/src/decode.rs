@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use ruleset::{Comment, Data, Element, FoundSet, Name, Verdict, Words};
+use ruleset::{Comment, Data, Element, ElementsBuilder, Name, Verdict, Words};
 
 use crate::message::{Malformed, Message, attributes, name, number, string};
 use crate::uapi;
@@ -119,15 +119,23 @@ fn size_of(description: &[u8]) -> Result<u32, Malformed> {
     Ok(size)
 }
 
+/// The elements of a set as they are listed.
+#[derive(Debug, Default)]
+pub(crate) struct Listed {
+    pub(crate) elements: ElementsBuilder,
+    /// How many have no key that we could write.
+    pub(crate) unspeakable: usize,
+}
+
 /// Adds the elements of a message to those of their set.
-pub(crate) fn elements(message: Message<'_>, set: &mut FoundSet) -> Result<(), Malformed> {
+pub(crate) fn elements(message: Message<'_>, listed: &mut Listed) -> Result<(), Malformed> {
     for attribute in message.attributes() {
         if let (uapi::NFTA_SET_ELEM_LIST_ELEMENTS, list) = attribute? {
             for entry in attributes(list) {
                 let (_, entry) = entry?;
                 match element(entry)? {
-                    Some(element) => set.elements.push(element),
-                    None => set.unspeakable += 1,
+                    Some(element) => listed.elements.push(element),
+                    None => listed.unspeakable += 1,
                 }
             }
         }
@@ -270,7 +278,7 @@ mod tests {
         let table = name("t");
         let all = messages(datagram).map(|message| {
             let Ok(message) = message else { return "malformed".to_owned() };
-            let mut set = FoundSet::default();
+            let mut set = Listed::default();
             let elements = elements(message, &mut set);
             let rule = (chain_of_rule(message), rule_text(message));
             format!(

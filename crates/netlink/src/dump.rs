@@ -6,7 +6,7 @@ use std::io;
 use ruleset::{Element, Found, FoundChain, FoundSet, Name, ReadError};
 
 use crate::attributes::Attributes;
-use crate::decode::{self, Declared};
+use crate::decode::{self, Declared, Listed};
 use crate::message::{Malformed, Message, compose, messages, number, u32_at};
 use crate::reply::decode_error;
 use crate::rule_text::rule_text;
@@ -70,9 +70,8 @@ impl Reader<'_> {
     /// The elements of one set; none if there is no such set. While elements come and go, some may be missing.
     pub(crate) fn set(&mut self, family: u8, table: &Name, set: &Name) -> Result<Vec<Element>, ReadError> {
         for _ in 0..TRIES {
-            let mut found = FoundSet::default();
-            match self.list(Place { family, table }, set, &mut found) {
-                Ok(_) => return Ok(found.elements),
+            match self.list(Place { family, table }, set) {
+                Ok(listed) => return Ok(listed.elements.finish().0.iter().collect()),
                 Err(Fault::Missing) => return Ok(Vec::new()),
                 Err(Fault::Interrupted) => {}
                 Err(Fault::Failed(error)) => return Err(error.into()),
@@ -127,27 +126,25 @@ impl Reader<'_> {
     /// (`nft_rhash_walk`, net/netfilter/nft_set_hash.c). So nothing is missing if nothing is listed twice.
     fn elements(&mut self, place: Place<'_>, name: &Name, set: &mut FoundSet) -> Result<(), Fault> {
         for _ in 0..TRIES {
-            if self.list(place, name, set)? {
+            let Listed { elements, unspeakable } = self.list(place, name)?;
+            let (elements, is_whole) = elements.finish();
+            if is_whole {
+                (set.elements, set.unspeakable) = (elements, unspeakable);
                 return Ok(());
             }
         }
         Err(Fault::Interrupted)
     }
 
-    /// Lists the elements of a set once. Returns whether none was listed twice.
-    fn list(&mut self, place: Place<'_>, name: &Name, set: &mut FoundSet) -> Result<bool, Fault> {
+    /// Lists the elements of a set once.
+    fn list(&mut self, place: Place<'_>, name: &Name) -> Result<Listed, Fault> {
         let request = request(libc::NFT_MSG_GETSETELEM, libc::NLM_F_DUMP, place.family, |a| {
             a.put_name(uapi::NFTA_SET_ELEM_LIST_TABLE, place.table);
             a.put_name(uapi::NFTA_SET_ELEM_LIST_SET, name);
         });
-        set.elements.clear();
-        set.unspeakable = 0;
-        self.ask(&request, |message| decode::elements(message, set))?;
-        set.elements.sort_unstable_by_key(|element| element.key);
-        let listed = set.elements.len();
-        set.elements.dedup_by_key(|element| element.key);
-        set.elements.shrink_to_fit();
-        Ok(listed == set.elements.len())
+        let mut listed = Listed::default();
+        self.ask(&request, |message| decode::elements(message, &mut listed))?;
+        Ok(listed)
     }
 
     /// The kernel lists the chains of all tables of the family; the others' are passed over.

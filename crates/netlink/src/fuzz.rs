@@ -1,10 +1,10 @@
 //! What fuzz targets call: everything that is made of bytes from the kernel, given any bytes. Each panics where what was made
 //! of them cannot be right.
 
-use ruleset::{Family, FoundSet, Name, Op, Transaction};
+use ruleset::{Family, Name, Op, Transaction};
 
 use crate::conntrack;
-use crate::decode::{chain, chain_of_rule, elements, set, table_flags};
+use crate::decode::{Listed, chain, chain_of_rule, elements, set, table_flags};
 use crate::encode::{Contents, Part};
 use crate::message::messages;
 use crate::monitor::Heard;
@@ -15,7 +15,7 @@ use crate::rule_text::rule_text;
 /// A datagram of nf_tables: a page of a list, answers to a batch, and word of others' commits.
 pub fn nf_tables(datagram: &[u8]) {
     let Ok(table) = Name::new("kube-proxy") else { return };
-    let mut found = FoundSet::default();
+    let mut found = Listed::default();
     for message in messages(datagram).map_while(Result::ok) {
         let length = message.bytes.len();
         if let Ok(text) = rule_text(message) {

@@ -13,8 +13,9 @@ use anyhow::{Context as _, Result, ensure};
 use common::{add, address, chain, endpoint, endpoints, kernel, name, nft, reads_back, set, table, transaction};
 use netlink::{Committer, NfTables, Reconciled};
 use ruleset::{
-    Chain, ChainKind, Comment, Comparison, Data, DataType, Describe as _, Element, Family, Field, Found, Hook,
-    HookPoint, Kernel as _, Op, Rule, Selector, Set, SetKind, Statement, Transaction, Verdict, Words, reconcile,
+    Chain, ChainKind, Comment, CommitReport, Comparison, Data, DataType, Describe as _, Element, Family, Field, Found,
+    Hook, HookPoint, Kernel as _, Op, Reconciler, Rule, Selector, Set, SetKind, Statement, Transaction, Verdict, Words,
+    reconcile,
 };
 use testing::netns::Namespace;
 
@@ -104,14 +105,19 @@ fn foreign_edits_are_undone() -> Result<()> {
             .with_context(|| edit.to_owned())?;
         let generation = kernel.generation()?;
         let found = kernel.read(Family::Ip, &name("t"))?;
-        let done = Reconciled::by(&mut kernel, full(), found).with_context(|| edit.to_owned())?;
-        assert_eq!(kernel.generation()?, generation + 1, "{edit}");
-        assert_eq!(done.replaced, cost.is_none(), "{edit}");
-        if let Some(cost) = cost {
-            assert_eq!(done.operations, cost, "{edit}");
+        let reconciled = found.map(|found| reconciled(&mut kernel, found)).transpose();
+        match reconciled.with_context(|| edit.to_owned())? {
+            Some(Reconciled::Done { operations, unwanted, .. }) => {
+                assert_eq!(Some(operations), cost, "{edit}");
+                assert_eq!(kernel.generation()?, generation + 1, "{edit}");
+                let sweep = unwanted.into_iter().map(Op::DeleteChain).collect::<Vec<_>>();
+                kernel.commit(&transaction(Family::Ip, sweep))?;
+            }
+            None | Some(Reconciled::Unfit) => {
+                assert_eq!((cost, kernel.generation()?), (None, generation), "{edit}");
+                kernel.commit(&full())?;
+            }
         }
-        let sweep = done.unwanted.into_iter().map(Op::DeleteChain).collect::<Vec<_>>();
-        kernel.commit(&transaction(Family::Ip, sweep))?;
         reads_back(&mut kernel, &full()).with_context(|| edit.to_owned())?;
     }
     Ok(())
@@ -123,10 +129,16 @@ fn what_is_right_is_not_written() -> Result<()> {
     kernel.commit(&full())?;
     let generation = kernel.generation()?;
     let found = read(&mut kernel)?;
-    let done = Reconciled::by(&mut kernel, full(), Some(found))?;
-    assert_eq!((done.operations, done.replaced, done.report.bytes), (0, false, 0));
+    let done = reconciled(&mut kernel, found)?;
+    assert_eq!(done, Reconciled::Done { operations: 0, unwanted: Vec::new(), report: CommitReport::default() });
     assert_eq!(kernel.generation()?, generation);
     Ok(())
+}
+
+fn reconciled(kernel: &mut NfTables, found: Found) -> Result<Reconciled> {
+    let mut reconciler = Reconciler::new(Family::Ip, name("t"), Arc::new(found));
+    reconciler.take(&full());
+    Ok(Reconciled::by(kernel, reconciler)?)
 }
 
 /// Matches everything, and no key of ours would delete it.
@@ -137,7 +149,8 @@ fn elements_without_a_key() -> Result<()> {
     nft(&namespace, "-f -", "add element ip t addresses { * }")?;
     assert_eq!(read(&mut kernel)?.sets["addresses"].unspeakable, 1);
     let found = read(&mut kernel)?;
-    assert!(Reconciled::by(&mut kernel, full(), Some(found))?.replaced);
+    assert_eq!(reconciled(&mut kernel, found)?, Reconciled::Unfit);
+    kernel.commit(&full())?;
     reads_back(&mut kernel, &full())
 }
 
@@ -155,7 +168,7 @@ fn what_rules_add_to_a_set_is_not_read_with_the_table() -> Result<()> {
     let ops = vec![table(), Op::AddSet(clients.clone()), add(&clients, elements.clone())];
     kernel.commit(&transaction(Family::Ip, ops))?;
     let found = &read(&mut kernel)?.sets[&clients.name];
-    assert_eq!(found.elements, []);
+    assert!(found.elements.is_empty());
     assert_eq!(kernel.elements(Family::Ip, &name("t"), &clients.name)?.len(), elements.len());
     Ok(())
 }
@@ -206,7 +219,7 @@ fn as_many_elements_as_a_large_cluster_has() -> Result<()> {
     let read = start.elapsed();
     assert_eq!(found.sets["endpoints"].elements.len(), 110_000);
     let start = Instant::now();
-    let reconciliation = reconcile(full, Some(&found), &kernel);
+    let reconciliation = reconcile(full, Some(Arc::new(found)), &kernel);
     println!("110,000 elements: read in {read:?}, compared in {:?}", start.elapsed());
     ensure!(reconciliation.transaction.is_empty(), "{} operations", reconciliation.transaction.len());
     Ok(())
@@ -224,10 +237,14 @@ fn jobs_are_done_in_order() -> Result<()> {
     let found = tell(&answers);
     committer.read(Family::Ip, name("t"), move |table| found(format!("{}", table.unwrap().is_some())));
     let reconciled = tell(&answers);
-    committer.reconcile(full(), None, move |done| reconciled(format!("{}", done.unwrap().replaced)));
+    let nothing = Reconciler::new(Family::Ip, name("t"), Arc::new(Found { beyond_repair: true, ..Found::default() }));
+    committer.reconcile(nothing, move |done| reconciled(format!("{:?}", done.unwrap())));
+    let committed = tell(&answers);
+    committer.commit(full(), move |done| committed(format!("{}", done.is_ok())));
     let found = tell(&answers);
     committer.read(Family::Ip, name("t"), move |table| found(format!("{}", table.unwrap().unwrap().sets.len())));
-    assert_eq!([answered.recv()?, answered.recv()?, answered.recv()?], ["false", "true", "3"]);
+    let answers: Vec<_> = answered.iter().take(4).collect();
+    assert_eq!(answers, ["false", "Unfit", "true", "3"]);
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! What a table has done on the committing thread, and how that ends.
 
 use netlink::{Committer, Reconciled};
-use ruleset::{CommitError, CommitReport, Element, Family, Found, Kernel, Name, ReadError, Transaction};
+use ruleset::{CommitError, CommitReport, Element, Family, Found, Kernel, Name, ReadError, Reconciler, Transaction};
 
 /// What is called with the outcome of a job, on the thread that did it: it must not block.
 pub(crate) type Reply<T> = Box<dyn FnOnce(T) + Send>;
@@ -20,7 +20,7 @@ pub(crate) enum Outcome {
 impl Outcome {
     /// A transaction of so many operations was committed, or was not.
     pub(crate) fn committed(done: Result<CommitReport, CommitError>, operations: usize) -> Self {
-        let written = |report| Reconciled { replaced: false, operations, unwanted: Vec::new(), report };
+        let written = |report| Reconciled::Done { operations, unwanted: Vec::new(), report };
         Self::Written(done.map(written))
     }
 }
@@ -41,8 +41,8 @@ pub(crate) trait Commit: Send {
     /// Commits a transaction that deletes elements, of which some may be gone.
     fn delete(&self, transaction: Transaction, reply: Reply<Result<CommitReport, CommitError>>);
 
-    /// Makes the table that was found the one that `full` makes from nothing.
-    fn reconcile(&self, full: Transaction, found: Option<Found>, reply: Reply<Result<Reconciled, CommitError>>);
+    /// Makes the table that was found the wanted one.
+    fn reconcile(&self, reconciler: Reconciler, reply: Reply<Result<Reconciled, CommitError>>);
 }
 
 impl<K: Kernel + Send + 'static> Commit for Committer<K> {
@@ -62,7 +62,7 @@ impl<K: Kernel + Send + 'static> Commit for Committer<K> {
         Self::delete(self, transaction, reply);
     }
 
-    fn reconcile(&self, full: Transaction, found: Option<Found>, reply: Reply<Result<Reconciled, CommitError>>) {
-        Self::reconcile(self, full, found, reply);
+    fn reconcile(&self, reconciler: Reconciler, reply: Reply<Result<Reconciled, CommitError>>) {
+        Self::reconcile(self, reconciler, reply);
     }
 }

@@ -6,12 +6,14 @@ mod upkeep;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use compiler::{Compiler, FastPath, NodePorts, ServedPort};
 use model::{Changes, Family, PortNumber, ServiceName, State};
-use ruleset::{Found, Name, Op, ReadError, Transaction};
+use netlink::Reconciled;
+use ruleset::{CommitError, Found, Name, Op, ReadError, Reconciler, Transaction};
 use telemetry::{Moment, SyncKind};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -33,6 +35,10 @@ const SWEEP_DELAY: Duration = Duration::from_secs(10);
 
 /// How long until it is tried again to have the kernel forget where it sent clients.
 const FORGET_RETRY: Duration = Duration::from_secs(5);
+
+/// How many elements the transactions have of which a table is made, where there is none: each takes the kernel some 40 ms, during which
+/// no other program can change rules, and little memory.
+const PART: usize = 20_000;
 
 /// How many times of changes are remembered for their programming latency while syncs fail.
 const MAX_TRIGGERED: usize = 10_000;
@@ -97,16 +103,30 @@ enum Job {
     Read {
         began: Instant,
     },
-    Sync {
-        kind: SyncKind,
-        began: Instant,
-        triggered: Vec<SystemTime>,
-    },
+    Sync(Sync),
     /// Lists where the kernel sent clients.
     List,
     /// Deletes what is not true of that any more.
     Forget,
     Sweep,
+}
+
+/// One that writes changes, in one transaction or, where a table is made from nothing, in several.
+#[derive(Debug)]
+struct Sync {
+    kind: SyncKind,
+    began: Instant,
+    triggered: Vec<SystemTime>,
+    /// Whether the table was replaced as a whole.
+    replaced: bool,
+    /// How many operations the kernel has taken.
+    operations: usize,
+}
+
+impl Sync {
+    const fn new(kind: SyncKind, began: Instant, triggered: Vec<SystemTime>) -> Self {
+        Self { kind, began, triggered, replaced: false, operations: 0 }
+    }
 }
 
 impl Table {
@@ -263,26 +283,8 @@ impl Table {
                 }
                 self.sync_everything(state, began, found);
             }
-            (Job::Sync { kind, began, triggered }, Outcome::Written(Ok(done))) => {
-                self.written(done, kind);
-                self.synced(kind, now - began, &triggered);
-                self.pacer.succeeded(now);
-                self.forget_at = self.compiler.stale_choices().map(|_| now);
-                self.plan_sweep(now);
-            }
-            (Job::Sync { kind, began, triggered }, Outcome::Written(Err(error))) => {
-                self.telemetry.metrics.sync_failed(self.family(), kind, now - began);
-                self.everything = true;
-                let is_again = std::mem::replace(&mut self.failing, true);
-                self.triggered.splice(..0, triggered);
-                if kind == SyncKind::Full && self.set_aside(&error, is_again, now) {
-                    return self.pacer.retry_at_once(now);
-                }
-                let retry_in = self.pacer.failed(now);
-                let family = self.family();
-                error!(ipFamily = %family, err = %error, "nftables sync failed, the rules in place stay");
-                info!(ipFamily = %family, retryingTime = ?retry_in, "Sync failed");
-            }
+            (Job::Sync(sync), Outcome::Written(Ok(done))) => self.finish_sync(sync, done, state, now),
+            (Job::Sync(sync), Outcome::Written(Err(error))) => self.sync_failed(sync, &error, now),
             (Job::List, Outcome::Listed(Ok(choices))) => self.forget(&choices),
             (Job::Forget, Outcome::Written(Ok(_))) => {
                 self.compiler.forgotten();
@@ -299,13 +301,46 @@ impl Table {
                 warn!(ipFamily = %self.family(), "Unable to delete stale chains; will retry later: {error}");
             }
             (Job::Read { .. } | Job::List, Outcome::Written(_))
-            | (Job::Sync { .. } | Job::Sweep | Job::Forget | Job::List, Outcome::Read(_))
-            | (Job::Read { .. } | Job::Sync { .. } | Job::Sweep | Job::Forget, Outcome::Listed(_)) => {
+            | (Job::Sync(_) | Job::Sweep | Job::Forget | Job::List, Outcome::Read(_))
+            | (Job::Read { .. } | Job::Sync(_) | Job::Sweep | Job::Forget, Outcome::Listed(_)) => {
                 error!(ipFamily = %self.family(), "the answer to another job arrived: report it with this log");
                 self.everything = true;
                 self.pacer.request();
             }
         }
+    }
+
+    fn finish_sync(&mut self, mut sync: Sync, done: Reconciled, state: &State, now: Instant) {
+        let Reconciled::Done { operations, unwanted, report } = done else { return self.replace(state, sync) };
+        sync.operations += operations;
+        self.written(operations, report, sync.kind, unwanted);
+        if let Some(part) = self.compiler.compile_next(state, PART) {
+            self.tell_compiled();
+            return self.commit(Job::Sync(sync), part);
+        }
+        if sync.kind == SyncKind::Full {
+            let Sync { replaced, operations, .. } = sync;
+            info!(ipFamily = %self.family(), replaced, operations, "all rules are in place");
+        }
+        self.synced(sync.kind, now - sync.began, &sync.triggered);
+        self.pacer.succeeded(now);
+        self.forget_at = self.compiler.stale_choices().map(|_| now);
+        self.plan_sweep(now);
+    }
+
+    fn sync_failed(&mut self, sync: Sync, error: &CommitError, now: Instant) {
+        let Sync { kind, began, triggered, .. } = sync;
+        self.telemetry.metrics.sync_failed(self.family(), kind, now - began);
+        self.everything = true;
+        let is_again = std::mem::replace(&mut self.failing, true);
+        self.triggered.splice(..0, triggered);
+        if kind == SyncKind::Full && self.set_aside(error, is_again, now) {
+            return self.pacer.retry_at_once(now);
+        }
+        let retry_in = self.pacer.failed(now);
+        let family = self.family();
+        error!(ipFamily = %family, err = %error, "nftables sync failed, the rules in place stay");
+        info!(ipFamily = %family, retryingTime = ?retry_in, "Sync failed");
     }
 
     fn sync(&mut self, state: &State, now: Instant) {
@@ -322,7 +357,7 @@ impl Table {
         }
     }
 
-    /// Writes what differs from what was found.
+    /// Makes the table the wanted one, whatever was found.
     fn sync_everything(&mut self, state: &State, began: Instant, found: Result<Option<Found>, ReadError>) {
         // What was asked for meanwhile is in the state already.
         self.pacer.started();
@@ -332,20 +367,49 @@ impl Table {
             warn!(ipFamily = %self.family(), "the table is replaced as a whole: {error}");
             None
         });
-        if let Some(found) = &found {
-            self.compiler.adopt(found);
+        let triggered = std::mem::take(&mut self.triggered);
+        let sync = Sync::new(SyncKind::Full, began, triggered);
+        match found {
+            Some(found) => self.reconcile(state, sync, found),
+            None => {
+                let first = self.compiler.compile_first(state, PART);
+                self.tell_compiled();
+                self.commit(Job::Sync(Sync { replaced: true, ..sync }), first);
+            }
         }
+    }
+
+    /// Writes what differs from what was found.
+    fn reconcile(&mut self, state: &State, sync: Sync, found: Found) {
+        let found = Arc::new(found);
+        self.compiler.adopt(Arc::clone(&found));
+        let (family, table) = self.compiler.table();
+        let mut reconciler = Reconciler::new(family, table, found);
+        reconciler.take(&self.compiler.compile_first(state, PART));
+        while let Some(part) = self.compiler.compile_next(state, PART) {
+            reconciler.take(&part);
+        }
+        self.tell_compiled();
+        let reply = self.start(Job::Sync(sync));
+        self.committer.reconcile(reconciler, Box::new(|outcome| reply(Outcome::Written(outcome))));
+    }
+
+    /// Replaces a table that cannot be made the wanted one, at once, so that there is always one or the other.
+    fn replace(&mut self, state: &State, sync: Sync) {
         let full = self.compiler.compile_all(state);
+        self.tell_compiled();
+        self.commit(Job::Sync(Sync { replaced: true, ..sync }), full);
+    }
+
+    /// All that there is of a table was compiled, unless another part is to come.
+    fn tell_compiled(&mut self) {
+        if self.compiler.has_more() {
+            return;
+        }
         self.compiled = Some(Compiled::Everything);
         self.tell_conflicts();
-        let triggered = std::mem::take(&mut self.triggered);
-        let (services, endpoints) = self.compiler.programmed();
-        debug!(
-            ipFamily = %self.family(), numServices = services, numEndpoints = endpoints, operations = full.len(),
-            "Reloading service nftables data"
-        );
-        let reply = self.start(Job::Sync { kind: SyncKind::Full, began, triggered });
-        self.committer.reconcile(full, found, Box::new(|outcome| reply(Outcome::Written(outcome))));
+        let (services, endpoints) = self.compiler.compiled();
+        debug!(ipFamily = %self.family(), numServices = services, numEndpoints = endpoints, "Reloading service nftables data");
     }
 
     /// Writes the changes.
@@ -361,7 +425,7 @@ impl Table {
             // What costs the kernel nothing needs no pause after it.
             self.synced(kind, began.elapsed(), &triggered);
         } else {
-            self.commit(Job::Sync { kind, began, triggered }, transaction);
+            self.commit(Job::Sync(Sync::new(kind, began, triggered)), transaction);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Chain, Element, Family, Name, Rule, Set};
+use crate::{Chain, Elements, Family, Name, Rule, Set};
 
 /// What a kernel holds of a table at one moment.
 ///
@@ -33,10 +33,10 @@ pub struct FoundChain {
 pub struct FoundSet {
     /// How it was declared, as by [`Describe::set`].
     pub declaration: String,
-    /// Its elements, in order of their keys; none of a [`crate::SetKind::Dynamic`] set, whose elements are its rules' business.
+    /// Its elements; none of a [`crate::SetKind::Dynamic`] set, whose elements are its rules' business.
     /// Data that no transaction of ours would write, such as the verdict `return`, is
     /// [`crate::Data::None`].
-    pub elements: Vec<Element>,
+    pub elements: Elements,
     /// How many more it has whose keys are no [`crate::Words`], so that no transaction of ours could delete them: those that
     /// match everything (`*`), for instance.
     pub unspeakable: usize,

@@ -5,6 +5,7 @@
 //! `compiler` crate interprets the [`Rule`]s that a `Fake` holds. What a kernel holds already is [`Found`], and [`reconcile`]
 //! makes of a transaction for a whole table the one for what differs.
 
+mod elements;
 mod fake;
 mod found;
 mod kernel;
@@ -15,6 +16,7 @@ mod rule;
 mod transaction;
 mod words;
 
+pub use elements::{Elements, ElementsBuilder};
 pub use fake::{Fake, FakeChain, FakeSet, FakeTable};
 pub use found::{Describe, Found, FoundChain, FoundSet};
 pub use kernel::{CommitError, CommitReport, Kernel, ReadError, Rejection};
@@ -22,7 +24,7 @@ pub use objects::{
     Chain, ChainKind, Comment, Data, DataType, DeviceChanges, Element, Family, Field, Flowtable, Hook, HookPoint, Name,
     NameError, Rule, Set, SetKind, Table,
 };
-pub use reconcile::{Reconciliation, reconcile};
+pub use reconcile::{Reconciler, Reconciliation, reconcile};
 pub use rule::{Comparison, Interface, InterfaceError, Selector, Statement, Verdict};
 pub use transaction::{Op, Transaction};
 pub use words::{Datum, Words, WordsBuilder};

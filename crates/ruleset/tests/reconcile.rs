@@ -74,7 +74,7 @@ fn kernel(full: &Transaction) -> Fake {
 
 fn reconciled(kernel: &mut Fake, full: Transaction) -> Reconciliation {
     let found = kernel.read(Family::Ip, &name("t")).unwrap();
-    let reconciliation = reconcile(full, found.as_ref(), kernel);
+    let reconciliation = reconcile(full, found.map(Arc::new), kernel);
     kernel.commit(&reconciliation.transaction).unwrap();
     reconciliation
 }

@@ -58,7 +58,9 @@ impl Compiler {
         let Some(service) = state.service(name).filter(|_| !self.set_aside.contains(name)) else {
             return Vec::new();
         };
-        service.ports.iter().filter_map(|port| self.wanted_port(state, service, port)).collect()
+        let mut ports = Vec::with_capacity(service.ports.len());
+        ports.extend(service.ports.iter().filter_map(|port| self.wanted_port(state, service, port)));
+        ports
     }
 
     fn wanted_port(&self, state: &State, service: &Service, port: &model::ServicePort) -> Option<Port> {
@@ -304,6 +306,12 @@ impl Port {
     pub(super) fn owns_cluster_ip(&self, claims: &Claims) -> bool {
         let is_owner = |frontend| claims.is_owner(frontend, &self.name);
         self.rules.frontends.of(Treatment::Cluster).any(is_owner)
+    }
+
+    /// Where the frontends that it owns will lead.
+    pub(super) fn targets(&self, claims: &Claims) -> impl Iterator<Item = Target> {
+        let owned = self.rules.frontends.iter().filter(|frontend| claims.is_owner(*frontend, &self.name));
+        owned.flat_map(|frontend| self.rules.view(frontend).targets()).filter_map(|(_, target)| target)
     }
 
     /// Sets aside the frontends that others own.

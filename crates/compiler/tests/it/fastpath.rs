@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use compiler::FastPath;
 use model::{Family, Update};
@@ -55,9 +56,10 @@ fn it_comes_changes_and_goes_without_a_trace() {
         let (family, name) = world.compiler.table();
         let mut found = world.kernel.read(family, &name).unwrap().unwrap();
         FastPath::leave_out(&mut found);
-        world.compiler.adopt(&found);
+        let found = Arc::new(found);
+        world.compiler.adopt(Arc::clone(&found));
         let full = world.compiler.compile_all(&world.state);
-        let reconciliation = reconcile(full, Some(&found), &world.kernel);
+        let reconciliation = reconcile(full, Some(found), &world.kernel);
         assert!(reconciliation.transaction.is_empty(), "{}", reconciliation.transaction);
         assert_eq!(reconciliation.unwanted, [] as [Name; 0]);
 

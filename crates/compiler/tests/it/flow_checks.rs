@@ -1,6 +1,8 @@
 //! Flows to be looked at after a change (contract §7): the lines of kube-proxy's `UpdateEndpointsMap` that ask for it, and those
 //! that do not (contract §12.1).
 
+use std::sync::Arc;
+
 use TrafficPolicy::{Cluster, Local};
 use compiler::{Compiler, FlowCheck, Offloads, Options};
 use model::{Family, Protocol, Service, ServiceName, ServicePort, TrafficPolicy, Update};
@@ -277,13 +279,13 @@ fn after_a_restart_all_that_earlier_flows_may_lead_to_is_looked_at() {
     before.apply([Update::Service(service("gone", "172.30.0.42")), slice("gone", 80, &ENDS)]);
     before.apply([Update::Service(udp("lost", "172.30.0.43")), udp_slice("lost", 53, &ENDS)]);
     let (family, table) = before.compiler.table();
-    let found = before.kernel.read(family, &table).unwrap().unwrap();
+    let found = Arc::new(before.kernel.read(family, &table).unwrap().unwrap());
 
     for (offloads, tcp) in [(Offloads::ClusterIps, true), (Offloads::Nothing, false)] {
         let mut after = World::new(Options { offloads, ..options(Family::V4) }).with(web.clone());
         checks(&mut after);
         after.compiler = Compiler::new(Options { offloads, ..options(Family::V4) });
-        after.compiler.adopt(&found);
+        after.compiler.adopt(Arc::clone(&found));
         after.compiler.compile_all(&after.state);
         let mut expected = vec!["5.6.7.8:80/udp gone", "172.30.0.10:80/udp gone"];
         if tcp {
@@ -292,7 +294,7 @@ fn after_a_restart_all_that_earlier_flows_may_lead_to_is_looked_at() {
         }
         expected.extend(["172.30.0.43:80/udp gone", "node port 3001/udp gone"]);
         assert_eq!(checks(&mut after), expected);
-        after.compiler.adopt(&found);
+        after.compiler.adopt(Arc::clone(&found));
         after.compiler.compile_all(&after.state);
         assert_eq!(checks(&mut after), [""; 0], "since the start, changes are followed");
     }

@@ -1,6 +1,7 @@
 //! Any history of changes, synced step by step, leads to the same table as compiling its end from scratch.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use compiler::{Compiler, Fate, NodePorts, Options, Packet};
@@ -209,6 +210,36 @@ proptest! {
             prop_assert_eq!(&found[&packet], &right, "{:?}", packet);
         }
         prop_assert_eq!(table, skeleton(fresh.table()));
+    }
+
+    /// Each packet meets all of a Service, or none of it.
+    #[test]
+    fn a_table_that_is_made_part_by_part_becomes_the_same(changes in prop::collection::vec(change(), 1..40), most in 1..12_usize) {
+        let mut world = World::new(options(Family::V4));
+        changes.into_iter().for_each(|update| world.state.apply(update));
+        let without = behaviour(&World::new(options(Family::V4)));
+        let mut whole = World::new(options(Family::V4));
+        let all = whole.compiler.compile_all(&world.state);
+        whole.commit(&all);
+        let right = behaviour(&whole);
+        // Of an address that two Services have, which no cluster gives to both, the ports of one are refused until it comes.
+        let has = |service: &model::Service, ip: IpAddr| {
+            service.cluster_ips.v4 == Some(ip) || service.external_addresses(Family::V4).any(|other| other == ip)
+        };
+        let services: Vec<_> = world.state.services().cloned().collect();
+        let is_shared = |ip| services.iter().filter(|service| has(service, ip)).count() > 1;
+
+        let first = world.compiler.compile_first(&world.state, most);
+        world.commit(&first);
+        while let Some(next) = world.compiler.compile_next(&world.state, most) {
+            for (packet, fates) in behaviour(&world) {
+                let is_whole = fates == right[&packet] || fates == without[&packet];
+                prop_assert!(is_whole || is_shared(packet.destination), "{:?}: {:?}", packet, fates);
+            }
+            world.commit(&next);
+        }
+        prop_assert_eq!(behaviour(&world), right);
+        prop_assert_eq!(skeleton(world.table()), skeleton(whole.table()));
     }
 
     /// Whatever the kernel remembers of clients: nobody reaches an endpoint that does not serve the frontend, from the commit on;

@@ -6,24 +6,35 @@ use compiler::{Compiler, Options};
 use model::{Family, ServiceName, Update};
 use proptest::prelude::*;
 use ruleset::{
-    Chain, Data, Element, Fake, FakeTable, Found, Kernel, Name, Op, Reconciliation, Rule, Set, Statement, Transaction,
-    Verdict, reconcile,
+    Chain, Data, Element, Fake, FakeTable, Found, Kernel, Name, Op, Reconciler, Reconciliation, Rule, Set, Statement,
+    Transaction, Verdict, reconcile,
 };
 
 use crate::histories::change;
 use crate::world::{World, options, service, slice};
 
+/// How many elements a part of a table has.
+const PART: usize = 7;
+
 /// What a new process does: it reads the table, goes on with what it finds if `adopts`, and writes what differs.
 fn restart(world: &mut World, options: Options, adopts: bool) -> (Transaction, Reconciliation) {
     let mut compiler = Compiler::new(options);
     let (family, table) = compiler.table();
-    let found = world.kernel.read(family, &table).unwrap();
+    let found = world.kernel.read(family, &table).unwrap().map(Arc::new);
     if let Some(found) = found.as_ref().filter(|_| adopts) {
-        compiler.adopt(found);
+        compiler.adopt(Arc::clone(found));
     }
     world.compiler = compiler;
-    let full = world.compiler.compile_all(&world.state);
-    let reconciliation = reconcile(full.clone(), found.as_ref(), &world.kernel);
+    let mut full = world.compiler.compile_first(&world.state, PART);
+    let mut reconciler = found.as_ref().map(|found| Reconciler::new(family, table, Arc::clone(found)));
+    reconciler.iter_mut().for_each(|reconciler| reconciler.take(&full));
+    while let Some(part) = world.compiler.compile_next(&world.state, PART) {
+        reconciler.iter_mut().for_each(|reconciler| reconciler.take(&part));
+        full.ops.extend(part.ops);
+    }
+    let reconciliation = reconcile(full.clone(), found, &world.kernel);
+    let in_parts = reconciler.and_then(|reconciler| reconciler.finish(&world.kernel));
+    assert!(reconciliation.replaces() || in_parts.as_ref() == Some(&reconciliation));
     world.commit(&reconciliation.transaction);
     (full, reconciliation)
 }
@@ -37,7 +48,7 @@ fn holds(world: &mut World, full: &Transaction, unwanted: &[Name]) {
     let found = |table: &FakeTable| table.found(full.family);
     assert_eq!(found(world.table()), found(fresh.table(full.family, &full.table).unwrap()));
     let found = world.table().found(full.family);
-    let again = reconcile(full.clone(), Some(&found), &world.kernel);
+    let again = reconcile(full.clone(), Some(Arc::new(found)), &world.kernel);
     assert!(again.transaction.is_empty() && again.unwanted.is_empty(), "{}", again.transaction);
 }
 

@@ -117,7 +117,8 @@ pub(crate) fn delete(set: &Arc<Set>, elements: Vec<Element>) -> Op {
 /// Reads back the table that a transaction made from nothing, and makes sure that it is just that.
 pub(crate) fn reads_back(kernel: &mut NfTables, full: &Transaction) -> Result<()> {
     let found = kernel.read(full.family, &full.table)?.context("there is no table")?;
-    let reconciliation = reconcile(full.clone(), Some(&found), kernel);
+    let found = Arc::new(found);
+    let reconciliation = reconcile(full.clone(), Some(Arc::clone(&found)), kernel);
     ensure!(reconciliation.transaction.is_empty(), "what differs:\n{}{found:#?}", reconciliation.transaction);
     ensure!(reconciliation.unwanted.is_empty(), "unwanted: {:?}", reconciliation.unwanted);
     let sorted = |mut elements: Vec<Element>| {
@@ -128,7 +129,7 @@ pub(crate) fn reads_back(kernel: &mut NfTables, full: &Transaction) -> Result<()
         if let Op::AddElements { set, elements } = op
             && !matches!(set.kind, SetKind::Dynamic { .. })
         {
-            let found = found.sets.get(&set.name).map(|set| sorted(set.elements.clone()));
+            let found = found.sets.get(&set.name).map(|set| sorted(set.elements.iter().collect()));
             ensure!(found == Some(sorted(elements.clone())), "{}: {elements:?}, found {found:?}", set.name);
         }
     }

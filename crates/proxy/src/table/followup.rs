@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use compiler::NoLocalEndpoints;
 use model::Family;
-use netlink::Reconciled;
+use ruleset::{CommitReport, Name};
 use telemetry::{Moment, SyncKind};
 use tracing::{debug, info, trace};
 
@@ -12,17 +12,15 @@ use super::{Table, Telemetry};
 use crate::fastpath::Teller;
 
 impl Table {
-    pub(super) fn written(&mut self, done: Reconciled, kind: SyncKind) {
-        let family = self.family();
-        let Reconciled { replaced, operations, unwanted, report } = done;
+    /// A transaction of a sync is committed.
+    pub(super) fn written(&mut self, operations: usize, report: CommitReport, kind: SyncKind, unwanted: Vec<Name>) {
         if operations > 0 {
-            self.telemetry.metrics.committed(family, operations, report.kernel);
+            self.telemetry.metrics.committed(self.family(), operations, report.kernel);
         }
         if kind == SyncKind::Full {
             self.unwanted = unwanted.into_iter().collect();
             // They have just lost their last reference.
             self.sweep_at = None;
-            info!(ipFamily = %family, replaced, operations, "all rules are in place");
         }
     }
 

@@ -26,7 +26,7 @@ impl FakeTable {
         };
         let set = |FakeSet { set, elements }: &FakeSet| FoundSet {
             declaration: shape(set),
-            elements: if set.kind == SetKind::Static { elements.values().cloned().collect() } else { Vec::new() },
+            elements: elements.values().filter(|_| set.kind == SetKind::Static).cloned().collect(),
             unspeakable: 0,
         };
         Found {

@@ -14,8 +14,8 @@ use model::{
 };
 use netlink::{ForeignEdit, Reconciled};
 use ruleset::{
-    CommitError, CommitReport, Element, Fake, FakeTable, Found, Kernel, Name, Op, ReadError, Reconciliation, Rejection,
-    Transaction, Words, reconcile,
+    CommitError, CommitReport, Element, Fake, FakeTable, Found, Kernel, Name, Op, ReadError, Reconciler,
+    Reconciliation, Rejection, Transaction, Words,
 };
 use tokio::sync::mpsc::{self, Sender, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinHandle;
@@ -214,19 +214,20 @@ impl Commit for TestCommitter {
         self.commit(transaction, reply);
     }
 
-    fn reconcile(&self, full: Transaction, found: Option<Found>, reply: Reply<Result<Reconciled, CommitError>>) {
+    fn reconcile(&self, reconciler: Reconciler, reply: Reply<Result<Reconciled, CommitError>>) {
         self.hand_over(move |kernel| {
-            let reconciliation = reconcile(full, found.as_ref(), &kernel.fake);
-            let replaced = reconciliation.replaces();
-            let Reconciliation { transaction, unwanted } = reconciliation;
+            let Some(Reconciliation { transaction, unwanted }) = reconciler.finish(&kernel.fake) else {
+                reply(Ok(Reconciled::Unfit));
+                return None;
+            };
             if transaction.is_empty() {
                 let report = CommitReport::default();
-                reply(Ok(Reconciled { replaced, operations: 0, unwanted, report }));
+                reply(Ok(Reconciled::Done { operations: 0, unwanted, report }));
                 return None;
             }
             let outcome = kernel.commit(&transaction);
             let accepted = outcome.is_ok();
-            reply(outcome.map(|report| Reconciled { replaced, operations: transaction.len(), unwanted, report }));
+            reply(outcome.map(|report| Reconciled::Done { operations: transaction.len(), unwanted, report }));
             Some((transaction, accepted))
         });
     }
