@@ -174,11 +174,6 @@ impl Compiler {
         Transaction { ops, ..self.empty_transaction() }
     }
 
-    /// Whether there is more of what [`Compiler::compile_first`] has begun.
-    pub fn has_more(&self) -> bool {
-        !self.rest.is_empty()
-    }
-
     /// The next part of what [`Compiler::compile_first`] has begun; `None` if there is no more.
     pub fn compile_next(&mut self, state: &State, most: usize) -> Option<Transaction> {
         if self.rest.is_empty() {

@@ -1,19 +1,19 @@
 //! One family's table: compiling, committing, and what to do when a commit fails or others change the table.
 
+pub(crate) mod everything;
 mod followup;
 mod upkeep;
 
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use compiler::{Compiler, FastPath, NodePorts, ServedPort};
 use model::{Changes, Family, PortNumber, ServiceName, State};
 use netlink::Reconciled;
-use ruleset::{CommitError, Found, Name, Op, ReadError, Reconciler, Transaction};
+use ruleset::{CommitError, Name, Op, Transaction};
 use telemetry::{Moment, SyncKind};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -35,10 +35,6 @@ const SWEEP_DELAY: Duration = Duration::from_secs(10);
 
 /// How long until it is tried again to have the kernel forget where it sent clients.
 const FORGET_RETRY: Duration = Duration::from_secs(5);
-
-/// How many elements the transactions have of which a table is made, where there is none: each takes the kernel some 40 ms, during which
-/// no other program can change rules, and little memory.
-const PART: usize = 20_000;
 
 /// How many times of changes are remembered for their programming latency while syncs fail.
 const MAX_TRIGGERED: usize = 10_000;
@@ -78,6 +74,8 @@ pub(crate) struct Table {
     /// What was compiled, and whether a sync has succeeded, since this was last asked for.
     compiled: Option<Compiled>,
     is_synced: bool,
+    /// What comes next of a table that is made part by part.
+    next_part: Option<Transaction>,
     /// Services that the kernel refused.
     asides: Asides,
     running: Option<Running>,
@@ -156,6 +154,7 @@ impl Table {
             sweep_at: None,
             compiled: None,
             is_synced: false,
+            next_part: None,
             asides: Asides::default(),
             running: None,
         }
@@ -314,9 +313,8 @@ impl Table {
         let Reconciled::Done { operations, unwanted, report } = done else { return self.replace(state, sync) };
         sync.operations += operations;
         self.written(operations, report, sync.kind, unwanted);
-        if let Some(part) = self.compiler.compile_next(state, PART) {
-            self.tell_compiled();
-            return self.commit(Job::Sync(sync), part);
+        if let Some(part) = self.next_part.take() {
+            return self.commit_part(state, sync, part);
         }
         if sync.kind == SyncKind::Full {
             let Sync { replaced, operations, .. } = sync;
@@ -330,6 +328,7 @@ impl Table {
 
     fn sync_failed(&mut self, sync: Sync, error: &CommitError, now: Instant) {
         let Sync { kind, began, triggered, .. } = sync;
+        self.next_part = None;
         self.telemetry.metrics.sync_failed(self.family(), kind, now - began);
         self.everything = true;
         let is_again = std::mem::replace(&mut self.failing, true);
@@ -355,61 +354,6 @@ impl Table {
         } else {
             self.sync_changes(state, now);
         }
-    }
-
-    /// Makes the table the wanted one, whatever was found.
-    fn sync_everything(&mut self, state: &State, began: Instant, found: Result<Option<Found>, ReadError>) {
-        // What was asked for meanwhile is in the state already.
-        self.pacer.started();
-        let waiting = std::mem::take(&mut self.waiting);
-        self.compiler.follow(state, &waiting);
-        let found = found.unwrap_or_else(|error| {
-            warn!(ipFamily = %self.family(), "the table is replaced as a whole: {error}");
-            None
-        });
-        let triggered = std::mem::take(&mut self.triggered);
-        let sync = Sync::new(SyncKind::Full, began, triggered);
-        match found {
-            Some(found) => self.reconcile(state, sync, found),
-            None => {
-                let first = self.compiler.compile_first(state, PART);
-                self.tell_compiled();
-                self.commit(Job::Sync(Sync { replaced: true, ..sync }), first);
-            }
-        }
-    }
-
-    /// Writes what differs from what was found.
-    fn reconcile(&mut self, state: &State, sync: Sync, found: Found) {
-        let found = Arc::new(found);
-        self.compiler.adopt(Arc::clone(&found));
-        let (family, table) = self.compiler.table();
-        let mut reconciler = Reconciler::new(family, table, found);
-        reconciler.take(&self.compiler.compile_first(state, PART));
-        while let Some(part) = self.compiler.compile_next(state, PART) {
-            reconciler.take(&part);
-        }
-        self.tell_compiled();
-        let reply = self.start(Job::Sync(sync));
-        self.committer.reconcile(reconciler, Box::new(|outcome| reply(Outcome::Written(outcome))));
-    }
-
-    /// Replaces a table that cannot be made the wanted one, at once, so that there is always one or the other.
-    fn replace(&mut self, state: &State, sync: Sync) {
-        let full = self.compiler.compile_all(state);
-        self.tell_compiled();
-        self.commit(Job::Sync(Sync { replaced: true, ..sync }), full);
-    }
-
-    /// All that there is of a table was compiled, unless another part is to come.
-    fn tell_compiled(&mut self) {
-        if self.compiler.has_more() {
-            return;
-        }
-        self.compiled = Some(Compiled::Everything);
-        self.tell_conflicts();
-        let (services, endpoints) = self.compiler.compiled();
-        debug!(ipFamily = %self.family(), numServices = services, numEndpoints = endpoints, "Reloading service nftables data");
     }
 
     /// Writes the changes.

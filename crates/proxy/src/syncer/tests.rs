@@ -7,6 +7,7 @@ mod health_checks;
 mod live;
 mod localhost;
 mod node;
+mod parts;
 mod repairs;
 mod upkeep;
 

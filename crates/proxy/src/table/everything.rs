@@ -1,0 +1,78 @@
+//! Syncs that look at everything: whatever the kernel holds becomes the wanted table.
+
+use std::sync::Arc;
+
+use model::State;
+use ruleset::{Found, ReadError, Reconciler, Transaction};
+use telemetry::SyncKind;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::{Compiled, Job, Sync, Table};
+use crate::commit::Outcome;
+
+/// How many elements the transactions have, more or less, of which a table is made where there is none: each takes the kernel some
+/// 40 ms, during which no other program can change rules, and little memory.
+pub(crate) const PART: usize = 20_000;
+
+impl Table {
+    /// Makes the table the wanted one, whatever was found.
+    pub(super) fn sync_everything(&mut self, state: &State, began: Instant, found: Result<Option<Found>, ReadError>) {
+        // What was asked for meanwhile is in the state already.
+        self.pacer.started();
+        let waiting = std::mem::take(&mut self.waiting);
+        self.compiler.follow(state, &waiting);
+        let found = found.unwrap_or_else(|error| {
+            warn!(ipFamily = %self.family(), "the table is replaced as a whole: {error}");
+            None
+        });
+        let triggered = std::mem::take(&mut self.triggered);
+        let sync = Sync::new(SyncKind::Full, began, triggered);
+        match found {
+            Some(found) => self.reconcile(state, sync, found),
+            None => {
+                let first = self.compiler.compile_first(state, PART);
+                self.commit_part(state, Sync { replaced: true, ..sync }, first);
+            }
+        }
+    }
+
+    /// Writes a part of a table, and compiles the next one while the kernel is busy with it.
+    pub(super) fn commit_part(&mut self, state: &State, sync: Sync, part: Transaction) {
+        self.commit(Job::Sync(sync), part);
+        self.next_part = self.compiler.compile_next(state, PART);
+        if self.next_part.is_none() {
+            self.tell_compiled();
+        }
+    }
+
+    /// Writes what differs from what was found.
+    fn reconcile(&mut self, state: &State, sync: Sync, found: Found) {
+        let found = Arc::new(found);
+        self.compiler.adopt(Arc::clone(&found));
+        let (family, table) = self.compiler.table();
+        let mut reconciler = Reconciler::new(family, table, found);
+        reconciler.take(&self.compiler.compile_first(state, PART));
+        while let Some(part) = self.compiler.compile_next(state, PART) {
+            reconciler.take(&part);
+        }
+        self.tell_compiled();
+        let reply = self.start(Job::Sync(sync));
+        self.committer.reconcile(reconciler, Box::new(|outcome| reply(Outcome::Written(outcome))));
+    }
+
+    /// Replaces a table that cannot be made the wanted one, at once, so that there is always one or the other.
+    pub(super) fn replace(&mut self, state: &State, sync: Sync) {
+        let full = self.compiler.compile_all(state);
+        self.tell_compiled();
+        self.commit(Job::Sync(Sync { replaced: true, ..sync }), full);
+    }
+
+    /// All that there is of a table was compiled.
+    fn tell_compiled(&mut self) {
+        self.compiled = Some(Compiled::Everything);
+        self.tell_conflicts();
+        let (services, endpoints) = self.compiler.compiled();
+        debug!(ipFamily = %self.family(), numServices = services, numEndpoints = endpoints, "Reloading service nftables data");
+    }
+}
