@@ -1,0 +1,123 @@
+//! Five thousand nodes whose API server fails all of them at once: when they ask again.
+//!
+//! Each node runs the product's own watches. The server is a function, and time is not waited for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use informer::{ApiServer, Reporter, watch_api, watch_node};
+use model::NodeStatus;
+
+use testing::crowd::{Answer, Crowd, Health};
+use tokio::runtime::Builder;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep};
+
+use crate::{NODES, WATCHES};
+
+/// How long all is well before the fault: less than the shortest watch.
+const WELL: Duration = Duration::from_secs(120);
+/// How long it may take until all are back.
+const PATIENCE: Duration = Duration::from_secs(300);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What the API server does to all nodes at once.
+#[derive(Clone, Copy)]
+pub(crate) struct Fault {
+    pub(crate) name: &'static str,
+    /// How it is after all watches have ended, and for how long.
+    health: Health,
+    lasts: Duration,
+    /// It has forgotten its history when it is well again: lists are needed.
+    forgets: bool,
+}
+
+pub(crate) const FAULTS: [Fault; 5] = [
+    Fault::new("watches cut", Health::Well, 0),
+    Fault::new("away for 30 s", Health::Away, 30),
+    Fault { forgets: true, ..Fault::new("away for 30 s, history lost", Health::Away, 30) },
+    Fault::new("away for 5 min", Health::Away, 300),
+    Fault::new("429, Retry-After: 1, for 30 s", Health::Busy(SECOND), 30),
+];
+
+/// How the nodes came back.
+pub(crate) struct Comeback {
+    pub(crate) fault: Fault,
+    /// Requests that were answered, by second, from when the watches ended.
+    pub(crate) by_second: Vec<usize>,
+    /// From when the server was well again until so many of a hundred watches were open again.
+    pub(crate) half: Duration,
+    pub(crate) most: Duration,
+}
+
+impl Fault {
+    const fn new(name: &'static str, health: Health, seconds: u64) -> Self {
+        Self { name, health, lasts: Duration::from_secs(seconds), forgets: false }
+    }
+
+    /// Does it to all nodes.
+    pub(crate) fn simulate(self) -> Result<Comeback> {
+        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build()?;
+        runtime.block_on(async {
+            let crowd = Crowd::default();
+            for _ in 0..NODES {
+                tokio::spawn(node(crowd.clone()));
+            }
+            let start = Instant::now();
+            until_open(&crowd, start, 100).await?;
+            sleep(WELL).await;
+
+            let failed = Instant::now();
+            crowd.set(self.health);
+            crowd.cut();
+            sleep(self.lasts).await;
+            if self.forgets {
+                crowd.forget();
+            }
+            crowd.set(Health::Well);
+            let well = Instant::now();
+            until_open(&crowd, failed, 50).await?;
+            let half = well.elapsed();
+            until_open(&crowd, failed, 99).await?;
+            let most = well.elapsed();
+            until_open(&crowd, failed, 100).await?;
+            Ok(Comeback { fault: self, by_second: by_second(&crowd, failed), half, most })
+        })
+    }
+}
+
+/// The watches of a node, which it wants for ever.
+async fn node(crowd: Crowd) {
+    let reporter = Reporter::new(|_| {});
+    let server = ApiServer::simulated(move |uri| crowd.answer(uri), &reporter);
+    let (updates, mut receiver) = mpsc::channel(1);
+    let (status, _status) = watch::channel(NodeStatus::Unknown);
+    let drain = async { while receiver.recv().await.is_some() {} };
+    let name: Arc<str> = "node".into();
+    tokio::join!(
+        watch_api(server.clone(), name.clone(), updates, reporter.clone()),
+        watch_node(server, name, status, reporter),
+        drain,
+    );
+}
+
+/// Waits until so many of a hundred watches were opened since then.
+async fn until_open(crowd: &Crowd, since: Instant, percent: usize) -> Result<()> {
+    let began = Instant::now();
+    while crowd.count(since, Answer::Watching) < NODES * WATCHES * percent / 100 {
+        ensure!(began.elapsed() < PATIENCE, "{percent} % of the nodes were not back within {PATIENCE:?}");
+        sleep(SECOND / 10).await;
+    }
+    Ok(())
+}
+
+fn by_second(crowd: &Crowd, since: Instant) -> Vec<usize> {
+    let mut counts = Vec::new();
+    for (at, _) in crowd.requests().into_iter().filter(|(at, answer)| *at >= since && *answer != Answer::Refused) {
+        let second = (at - since).as_secs() as usize;
+        counts.resize(counts.len().max(second + 1), 0);
+        counts[second] += 1;
+    }
+    counts
+}
