@@ -11,6 +11,7 @@
 mod api;
 mod client;
 mod convert;
+mod cut;
 mod directory;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;

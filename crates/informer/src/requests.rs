@@ -11,6 +11,7 @@ use kube::client::Body;
 use tokio::time::Instant;
 use tower::{BoxError, Service, ServiceExt as _};
 
+use crate::cut::{self, UntilDue};
 use crate::problem::{Event, Reporter};
 use crate::token::TokenFile;
 
@@ -41,7 +42,7 @@ pub(crate) struct Requests<S> {
 impl<S, B> Requests<S>
 where
     S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>,
-    B: http_body::Body<Data = Bytes, Error: Into<BoxError>>,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
     /// Sends a request, and has the reporter told what becomes of it.
     ///
@@ -55,12 +56,15 @@ where
             request.headers_mut().insert(header::AUTHORIZATION, token.authorization());
         }
         let mut exchange = Exchange::begin(&request, self.reporter);
+        let due = cut::due(request.uri());
         let response = self.client.oneshot(request).await.map_err(Into::into)?;
         exchange.answered(response.status());
         self.pause.heed(response.status(), response.headers());
         let most = if exchange.is_watch { usize::MAX } else { MOST };
+        // A refusal is over when it is said.
+        let due = due.filter(|_| response.status().is_success());
         Ok(response.map(|body| {
-            let body = Limited::new(body, most);
+            let body = Limited::new(UntilDue::new(body, due), most);
             body.map_err(|error| if error.is::<LengthLimitError>() { TooLarge.into() } else { error }).map_frame(
                 move |frame| {
                     exchange.came(frame.data_ref());

@@ -3,6 +3,8 @@
 mod failure;
 mod retry;
 mod sinks;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::sync::Arc;

@@ -1,6 +1,5 @@
 //! The watch of one kind of object: list, then watch, for ever.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::failure::Failure;
-use super::retry::Retry;
+use super::retry::{Retry, random};
 use crate::client::ApiServer;
 use crate::lenient::Lenient;
 use crate::problem::{Event, Reporter};
@@ -183,10 +182,7 @@ async fn next<T>(
 }
 
 fn watch_seconds() -> u32 {
-    // Each `RandomState` has keys of its own: enough of a die, and no crate is needed.
-    let dice = RandomState::new().build_hasher().finish();
-    let span = u64::from(WATCH_SECONDS.end - WATCH_SECONDS.start);
-    WATCH_SECONDS.start + u32::try_from(dice % span).unwrap_or_default()
+    WATCH_SECONDS.start + random(WATCH_SECONDS.end - WATCH_SECONDS.start)
 }
 
 #[cfg(test)]

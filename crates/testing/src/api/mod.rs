@@ -31,7 +31,7 @@ use server::Server;
 use store::Store;
 
 /// How long the `wait_` methods wait before they panic: far longer than what they wait for takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running fake API server. It goes down when dropped, which panics if it was asked for anything that kube-proxy has no right to.
 #[derive(Debug)]
@@ -207,7 +207,7 @@ impl FakeApi {
     /// Waits until the requests so far satisfy `condition`.
     ///
     /// # Panics
-    /// If they do not within 20 s; `what` is what was waited for.
+    /// If they do not within a minute; `what` is what was waited for.
     pub fn wait_for_requests(&self, what: &str, condition: impl Fn(&[Request]) -> bool) {
         self.wait(what, |state| condition(&state.requests));
     }
@@ -225,7 +225,7 @@ impl FakeApi {
     /// Waits until the events satisfy `condition`.
     ///
     /// # Panics
-    /// If they do not within 20 s; `what` is what was waited for.
+    /// If they do not within a minute; `what` is what was waited for.
     pub fn wait_for_events(&self, what: &str, condition: impl Fn(&[Value]) -> bool) {
         self.wait(what, |state| condition(&state.events));
     }
@@ -238,7 +238,7 @@ impl FakeApi {
     /// Waits until a watch on this resource is open.
     ///
     /// # Panics
-    /// If none is within 20 s.
+    /// If none is within a minute.
     pub fn wait_for_watch(&self, resource: Resource) {
         self.wait(&format!("a watch on {}", resource.plural()), |state| state.store.watch_count(resource) > 0);
     }

@@ -1,0 +1,81 @@
+//! Many nodes, and an API server that fails all of them at once.
+
+use std::time::Duration;
+
+use model::NodeStatus;
+use testing::crowd::{Answer, Crowd, Health};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep};
+
+use super::{watch_api, watch_node};
+use crate::{ApiServer, Reporter};
+
+/// Enough that chance hardly matters.
+const NODES: usize = 250;
+/// Services, endpoint slices, ServiceCIDRs, the Node.
+const WATCHES: usize = 4;
+
+/// Starts the watches of so many nodes, and waits until they are open.
+async fn start(nodes: usize) -> Crowd {
+    let (crowd, began) = (Crowd::default(), Instant::now());
+    for _ in 0..nodes {
+        tokio::spawn(node(crowd.clone()));
+    }
+    until_open(&crowd, began, nodes * WATCHES).await;
+    crowd
+}
+
+async fn node(crowd: Crowd) {
+    let reporter = Reporter::new(|_| {});
+    let server = ApiServer::simulated(move |uri| crowd.answer(uri), &reporter);
+    let (updates, mut receiver) = mpsc::channel(1);
+    let (status, _status) = watch::channel(NodeStatus::Unknown);
+    let drain = async { while receiver.recv().await.is_some() {} };
+    let own = watch_node(server.clone(), "node".into(), status, reporter.clone());
+    tokio::join!(watch_api(server, "node".into(), updates, reporter), own, drain);
+}
+
+/// Waits until so many watches were opened since then, under a clock that takes no time.
+async fn until_open(crowd: &Crowd, since: Instant, watches: usize) {
+    while crowd.count(since, Answer::Watching) < watches {
+        assert!(since.elapsed() < Duration::from_mins(5), "watches are not opened");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The most of these requests within a second.
+fn most_in_a_second(times: impl Iterator<Item = Instant>) -> usize {
+    let mut times: Vec<_> = times.collect();
+    times.sort_unstable();
+    let within =
+        |from: &Instant| times.iter().filter(|at| (*from..*from + Duration::from_secs(1)).contains(at)).count();
+    times.iter().map(within).max().unwrap_or_default()
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_do_not_come_back_all_at_once_whatever_became_of_the_server() {
+    let pause = Duration::from_secs(10);
+    for (health, seconds) in [(Health::Well, 0), (Health::Away, 30), (Health::Busy(pause), 4)] {
+        let crowd = start(NODES).await;
+        sleep(Duration::from_secs(60)).await;
+        let failed = Instant::now();
+        crowd.set(health);
+        crowd.cut();
+        sleep(Duration::from_secs(seconds)).await;
+        crowd.set(Health::Well);
+        until_open(&crowd, failed, NODES * WATCHES).await;
+        let reached = crowd.requests().into_iter().filter(|(at, answer)| *at >= failed && *answer != Answer::Refused);
+        let most = most_in_a_second(reached.map(|request| request.0));
+        assert!(most < NODES * WATCHES * 3 / 10, "{health:?}: {most} requests within a second");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_whose_time_is_up_is_resumed_at_once() {
+    let crowd = start(1).await;
+    // Watches last for whole seconds, and no two of a node for as many, as a rule.
+    sleep(Duration::from_mins(30)).await;
+    let times: Vec<_> = crowd.requests().iter().map(|request| request.0 - crowd.requests()[0].0).collect();
+    assert!(times.len() > 2 * WATCHES + 4 * 6, "{times:?}");
+    assert!(times.iter().all(|time| time.subsec_millis() < 100), "{times:?}");
+}
