@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use informer::{ApiServer, Reporter, watch_api, watch_node};
 use model::NodeStatus;
+use serde_json::{Value, json};
 
 use testing::crowd::{Answer, Crowd, Health};
 use tokio::runtime::Builder;
@@ -55,34 +56,64 @@ impl Fault {
     const fn new(name: &'static str, health: Health, seconds: u64) -> Self {
         Self { name, health, lasts: Duration::from_secs(seconds), forgets: false }
     }
+}
 
-    /// Does it to all nodes.
-    pub(crate) fn simulate(self) -> Result<Comeback> {
-        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build()?;
-        runtime.block_on(async {
-            let crowd = Crowd::default();
-            for _ in 0..NODES {
-                tokio::spawn(node(crowd.clone()));
-            }
-            let start = Instant::now();
-            until_open(&crowd, start, 100).await?;
-            sleep(WELL).await;
+/// Does it to all nodes.
+pub(crate) fn simulate(fault: Fault) -> Result<Comeback> {
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build()?;
+    runtime.block_on(async {
+        let crowd = Crowd::default();
+        for _ in 0..NODES {
+            tokio::spawn(node(crowd.clone()));
+        }
+        let start = Instant::now();
+        until_open(&crowd, start, 100).await?;
+        sleep(WELL).await;
 
-            let failed = Instant::now();
-            crowd.set(self.health);
-            crowd.cut();
-            sleep(self.lasts).await;
-            if self.forgets {
-                crowd.forget();
-            }
-            crowd.set(Health::Well);
-            let well = Instant::now();
-            until_open(&crowd, failed, 50).await?;
-            let half = well.elapsed();
-            until_open(&crowd, failed, 99).await?;
-            let most = well.elapsed();
-            until_open(&crowd, failed, 100).await?;
-            Ok(Comeback { fault: self, by_second: by_second(&crowd, failed), half, most })
+        let failed = Instant::now();
+        crowd.set(fault.health);
+        crowd.cut();
+        sleep(fault.lasts).await;
+        if fault.forgets {
+            crowd.forget();
+        }
+        crowd.set(Health::Well);
+        let well = Instant::now();
+        until_open(&crowd, failed, 50).await?;
+        let half = well.elapsed();
+        until_open(&crowd, failed, 99).await?;
+        let most = well.elapsed();
+        until_open(&crowd, failed, 100).await?;
+        Ok(Comeback { fault, by_second: by_second(&crowd, failed), half, most })
+    })
+}
+
+impl Comeback {
+    /// The most requests within a second.
+    pub(crate) fn most_in_a_second(&self) -> usize {
+        self.by_second.iter().copied().max().unwrap_or_default()
+    }
+
+    /// How many there were in a second, until 99 % of the watches were open again.
+    pub(crate) fn mean_in_a_second(&self) -> f64 {
+        let time = self.most.as_secs_f64();
+        self.since_well().iter().take(time.ceil() as usize).sum::<usize>() as f64 / time
+    }
+
+    /// Requests by second, from when the server was well again.
+    pub(crate) fn since_well(&self) -> &[usize] {
+        self.by_second.get(self.fault.lasts.as_secs() as usize..).unwrap_or_default()
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        json!({
+            "fault": self.fault.name,
+            "lasts_s": self.fault.lasts.as_secs(),
+            "by_second": self.by_second,
+            "most_in_a_second": self.most_in_a_second(),
+            "mean_in_a_second": self.mean_in_a_second(),
+            "half_back_s": self.half.as_secs_f64(),
+            "99_percent_back_s": self.most.as_secs_f64(),
         })
     }
 }

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,6 +56,15 @@ pub struct Request {
     pub query: BTreeMap<String, String>,
     /// The right that it takes, if any.
     pub right: Option<Right>,
+    /// How much of a body it has been answered with.
+    sent: Arc<AtomicU64>,
+}
+
+impl Request {
+    /// How many bytes of a body it has been answered with so far. Copies of a request go on counting.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
 }
 
 /// How a client is told that its resource version has expired; API servers do either.
