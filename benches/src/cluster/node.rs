@@ -1,10 +1,9 @@
 //! One node: the binary, and an API server that counts what it is asked for and sends.
 
-use std::fs;
 use std::ops::Sub;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, mem, thread};
 
 use anyhow::{Result, ensure};
 use e2e::{Proxy, Settings};
@@ -40,10 +39,17 @@ pub(crate) struct Asked {
     pub(crate) time: Duration,
 }
 
+/// Something that happens, and what is asked for meanwhile.
+pub(crate) struct Phase {
+    pub(crate) name: &'static str,
+    /// It goes on, so that what counts is how much there is in a second; else it is over after that.
+    pub(crate) goes_on: bool,
+    pub(crate) asked: Asked,
+}
+
 /// What one node costs.
 pub(crate) struct Share {
-    /// By what happened meanwhile.
-    pub(crate) phases: Vec<(&'static str, Asked)>,
+    pub(crate) phases: Vec<Phase>,
     /// Connections that are open when all is quiet.
     pub(crate) connections: usize,
 }
@@ -66,27 +72,27 @@ pub(crate) fn measure() -> Result<Share> {
     let mut phases = Vec::new();
     proxy.run(&Settings::default())?;
     counter.until_watching(WATCHES)?;
-    phases.push(("start", counter.lap()));
+    phases.push(counter.phase("start", false));
 
     thread::sleep(QUIET / 2);
     api.put(objects::node(1));
     thread::sleep(QUIET / 2);
-    phases.push(("quiet", counter.lap()));
+    phases.push(counter.phase("quiet", true));
     let connections = connections(&cluster, &api)?;
 
     churn(&api, scale);
-    phases.push(("churn", counter.lap()));
+    phases.push(counter.phase("churn", true));
 
     api.compact(Expiry::Event);
     api.expire_watches();
     counter.until_watching(WATCHES)?;
-    phases.push(("history lost", counter.lap()));
+    phases.push(counter.phase("history lost", false));
 
     api.go_down();
     thread::sleep(AWAY);
     api.come_up()?;
     counter.until_watching(WATCHES)?;
-    phases.push(("restart", counter.lap()));
+    phases.push(counter.phase("restart", false));
     Ok(Share { phases, connections })
 }
 
@@ -100,7 +106,7 @@ fn churn(api: &FakeApi, scale: Scale) {
     thread::sleep((began + CHURN).saturating_duration_since(Instant::now()));
 }
 
-/// Tells what is asked for from one lap to the next.
+/// Tells what is asked for in each phase.
 struct Counter<'a> {
     api: &'a FakeApi,
     began: Instant,
@@ -127,12 +133,13 @@ impl<'a> Counter<'a> {
         asked
     }
 
-    fn lap(&mut self) -> Asked {
+    /// Ends a phase; the next one begins.
+    fn phase(&mut self, name: &'static str, goes_on: bool) -> Phase {
         let total = self.total();
-        total - std::mem::replace(&mut self.before, total)
+        Phase { name, goes_on, asked: total - mem::replace(&mut self.before, total) }
     }
 
-    /// Waits until so many watches were opened in this lap.
+    /// Waits until so many watches were opened in this phase.
     fn until_watching(&self, watches: usize) -> Result<()> {
         let began = Instant::now();
         while (self.total() - self.before).watches < watches as u64 {
@@ -172,7 +179,7 @@ fn connections(cluster: &Cluster, api: &FakeApi) -> Result<usize> {
 
 impl Share {
     pub(crate) fn to_json(&self) -> Value {
-        let phase = |(name, asked): &(&str, Asked)| {
+        let phase = |Phase { name, asked, .. }: &Phase| {
             let seconds = asked.time.as_secs_f64();
             let figures = json!({
                 "seconds": seconds, "lists": asked.lists, "list_bytes": asked.list_bytes, "watches": asked.watches,

@@ -2,25 +2,19 @@
 //!
 //! Each node runs the product's own watches. The server is a function, and time is not waited for.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use informer::{ApiServer, Reporter, watch_api, watch_node};
-use model::NodeStatus;
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use testing::crowd::{Answer, Crowd, Health};
 use tokio::runtime::Builder;
-use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::{NODES, WATCHES};
 
 /// How long all is well before the fault: less than the shortest watch.
 const WELL: Duration = Duration::from_secs(120);
-/// How long it may take until all are back.
-const PATIENCE: Duration = Duration::from_secs(300);
 const SECOND: Duration = Duration::from_secs(1);
 
 /// What the API server does to all nodes at once.
@@ -47,6 +41,8 @@ pub(crate) struct Comeback {
     pub(crate) fault: Fault,
     /// Requests that were answered, by second, from when the watches ended.
     pub(crate) by_second: Vec<usize>,
+    /// Those of them that were lists.
+    pub(crate) lists_by_second: Vec<usize>,
     /// From when the server was well again until so many of a hundred watches were open again.
     pub(crate) half: Duration,
     pub(crate) most: Duration,
@@ -64,10 +60,14 @@ pub(crate) fn simulate(fault: Fault) -> Result<Comeback> {
     runtime.block_on(async {
         let crowd = Crowd::default();
         for _ in 0..NODES {
-            tokio::spawn(node(crowd.clone()));
+            let server = crowd.clone();
+            tokio::spawn(informer::simulation::node(move |uri| server.answer(uri)));
         }
-        let start = Instant::now();
-        until_open(&crowd, start, 100).await?;
+        let back = async |since, percent| {
+            crowd.until_watching(since, NODES * WATCHES * percent / 100).await;
+            Instant::now()
+        };
+        back(Instant::now(), 100).await;
         sleep(WELL).await;
 
         let failed = Instant::now();
@@ -79,12 +79,16 @@ pub(crate) fn simulate(fault: Fault) -> Result<Comeback> {
         }
         crowd.set(Health::Well);
         let well = Instant::now();
-        until_open(&crowd, failed, 50).await?;
-        let half = well.elapsed();
-        until_open(&crowd, failed, 99).await?;
-        let most = well.elapsed();
-        until_open(&crowd, failed, 100).await?;
-        Ok(Comeback { fault, by_second: by_second(&crowd, failed), half, most })
+        let [half, most] = [back(failed, 50).await - well, back(failed, 99).await - well];
+        back(failed, 100).await;
+        let requests: Vec<_> = crowd.requests().into_iter().filter(|request| request.0 >= failed).collect();
+        let by_second = |which: fn(Answer) -> bool| {
+            let times = requests.iter().filter(|request| which(request.1)).map(|request| request.0 - failed);
+            by_second(times)
+        };
+        let (reached, lists) =
+            (by_second(|answer| answer != Answer::Refused), by_second(|answer| answer == Answer::Listed));
+        Ok(Comeback { fault, by_second: reached, lists_by_second: lists, half, most })
     })
 }
 
@@ -92,6 +96,11 @@ impl Comeback {
     /// The most requests within a second.
     pub(crate) fn most_in_a_second(&self) -> usize {
         self.by_second.iter().copied().max().unwrap_or_default()
+    }
+
+    /// The most lists within a second.
+    pub(crate) fn most_lists_in_a_second(&self) -> usize {
+        self.lists_by_second.iter().copied().max().unwrap_or_default()
     }
 
     /// How many there were in a second, until 99 % of the watches were open again.
@@ -110,7 +119,9 @@ impl Comeback {
             "fault": self.fault.name,
             "lasts_s": self.fault.lasts.as_secs(),
             "by_second": self.by_second,
+            "lists_by_second": self.lists_by_second,
             "most_in_a_second": self.most_in_a_second(),
+            "most_lists_in_a_second": self.most_lists_in_a_second(),
             "mean_in_a_second": self.mean_in_a_second(),
             "half_back_s": self.half.as_secs_f64(),
             "99_percent_back_s": self.most.as_secs_f64(),
@@ -118,35 +129,9 @@ impl Comeback {
     }
 }
 
-/// The watches of a node, which it wants for ever.
-async fn node(crowd: Crowd) {
-    let reporter = Reporter::new(|_| {});
-    let server = ApiServer::simulated(move |uri| crowd.answer(uri), &reporter);
-    let (updates, mut receiver) = mpsc::channel(1);
-    let (status, _status) = watch::channel(NodeStatus::Unknown);
-    let drain = async { while receiver.recv().await.is_some() {} };
-    let name: Arc<str> = "node".into();
-    tokio::join!(
-        watch_api(server.clone(), name.clone(), updates, reporter.clone()),
-        watch_node(server, name, status, reporter),
-        drain,
-    );
-}
-
-/// Waits until so many of a hundred watches were opened since then.
-async fn until_open(crowd: &Crowd, since: Instant, percent: usize) -> Result<()> {
-    let began = Instant::now();
-    while crowd.count(since, Answer::Watching) < NODES * WATCHES * percent / 100 {
-        ensure!(began.elapsed() < PATIENCE, "{percent} % of the nodes were not back within {PATIENCE:?}");
-        sleep(SECOND / 10).await;
-    }
-    Ok(())
-}
-
-fn by_second(crowd: &Crowd, since: Instant) -> Vec<usize> {
+fn by_second(times: impl Iterator<Item = Duration>) -> Vec<usize> {
     let mut counts = Vec::new();
-    for (at, _) in crowd.requests().into_iter().filter(|(at, answer)| *at >= since && *answer != Answer::Refused) {
-        let second = (at - since).as_secs() as usize;
+    for second in times.map(|time| time.as_secs() as usize) {
         counts.resize(counts.len().max(second + 1), 0);
         counts[second] += 1;
     }

@@ -20,7 +20,7 @@ mod lenient;
 mod problem;
 mod requests;
 #[cfg(any(test, feature = "simulation"))]
-mod simulation;
+pub mod simulation;
 mod slim;
 mod token;
 mod watch;

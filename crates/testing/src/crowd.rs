@@ -15,6 +15,9 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+/// How long is waited for watches: longer than any fault lasts, and what follows from it.
+const PATIENCE: Duration = Duration::from_mins(10);
+
 /// The server. Clones are the same one.
 #[derive(Clone, Debug, Default)]
 pub struct Crowd(Arc<Shared>);
@@ -81,9 +84,16 @@ impl Crowd {
         self.lock().requests.clone()
     }
 
-    /// How many requests since then had this answer.
-    pub fn count(&self, since: Instant, answer: Answer) -> usize {
-        self.lock().requests.iter().filter(|request| request.0 >= since && request.1 == answer).count()
+    /// Waits until so many watches were opened since then.
+    ///
+    /// # Panics
+    /// If they are not within ten minutes, by a clock that may be a paused one.
+    pub async fn until_watching(&self, since: Instant, watches: usize) {
+        let opened = |request: &&(Instant, Answer)| request.0 >= since && request.1 == Answer::Watching;
+        while self.lock().requests.iter().filter(opened).count() < watches {
+            assert!(since.elapsed() < PATIENCE, "{watches} watches were not opened within {PATIENCE:?}");
+            sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Answers a request.

@@ -2,45 +2,25 @@
 
 use std::time::Duration;
 
-use model::NodeStatus;
 use testing::crowd::{Answer, Crowd, Health};
-use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
-use super::{watch_api, watch_node};
-use crate::{ApiServer, Reporter};
+use crate::simulation;
 
 /// Enough that chance hardly matters.
 const NODES: usize = 250;
 /// Services, endpoint slices, ServiceCIDRs, the Node.
 const WATCHES: usize = 4;
 
-/// Starts the watches of so many nodes, and waits until they are open.
+/// Starts so many nodes, and waits until their watches are open.
 async fn start(nodes: usize) -> Crowd {
     let (crowd, began) = (Crowd::default(), Instant::now());
     for _ in 0..nodes {
-        tokio::spawn(node(crowd.clone()));
+        let server = crowd.clone();
+        tokio::spawn(simulation::node(move |uri| server.answer(uri)));
     }
-    until_open(&crowd, began, nodes * WATCHES).await;
+    crowd.until_watching(began, nodes * WATCHES).await;
     crowd
-}
-
-async fn node(crowd: Crowd) {
-    let reporter = Reporter::new(|_| {});
-    let server = ApiServer::simulated(move |uri| crowd.answer(uri), &reporter);
-    let (updates, mut receiver) = mpsc::channel(1);
-    let (status, _status) = watch::channel(NodeStatus::Unknown);
-    let drain = async { while receiver.recv().await.is_some() {} };
-    let own = watch_node(server.clone(), "node".into(), status, reporter.clone());
-    tokio::join!(watch_api(server, "node".into(), updates, reporter), own, drain);
-}
-
-/// Waits until so many watches were opened since then, under a clock that takes no time.
-async fn until_open(crowd: &Crowd, since: Instant, watches: usize) {
-    while crowd.count(since, Answer::Watching) < watches {
-        assert!(since.elapsed() < Duration::from_mins(5), "watches are not opened");
-        sleep(Duration::from_millis(100)).await;
-    }
 }
 
 /// The most of these requests within a second.
@@ -63,7 +43,7 @@ async fn nodes_do_not_come_back_all_at_once_whatever_became_of_the_server() {
         crowd.cut();
         sleep(Duration::from_secs(seconds)).await;
         crowd.set(Health::Well);
-        until_open(&crowd, failed, NODES * WATCHES).await;
+        crowd.until_watching(failed, NODES * WATCHES).await;
         let reached = crowd.requests().into_iter().filter(|(at, answer)| *at >= failed && *answer != Answer::Refused);
         let most = most_in_a_second(reached.map(|request| request.0));
         assert!(most < NODES * WATCHES * 3 / 10, "{health:?}: {most} requests within a second");
