@@ -58,6 +58,7 @@ lint: need-cargo ## Format and clippy.
 	cargo fmt --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	cargo clippy --package e2e --test fastpath --quiet -- -D warnings
+	cargo clippy --package benches --features simulation --bin cluster --quiet -- -D warnings
 
 unit: need-cargo tools
 	cargo build --quiet -p proxy

@@ -27,7 +27,7 @@ pub(crate) fn draw(comebacks: &[Comeback]) -> Result<()> {
 fn lines(comebacks: &[Comeback]) -> Result<(), Box<dyn std::error::Error>> {
     let area = SVGBackend::new(PATH, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
-    let most = comebacks.iter().map(Comeback::most_in_a_second).max().unwrap_or_default();
+    let most = comebacks.iter().flat_map(Comeback::since_well).max().copied().unwrap_or_default();
     let mut chart = ChartBuilder::on(&area)
         .caption("Requests of 5,000 nodes whose API server failed all of them at once", ("sans-serif", 17))
         .margin(12)
@@ -39,7 +39,7 @@ fn lines(comebacks: &[Comeback]) -> Result<(), Box<dyn std::error::Error>> {
     mesh.x_desc("seconds since the server is well again").y_desc("requests in a second");
     mesh.light_line_style(WHITE).draw()?;
     for (comeback, colour) in comebacks.iter().zip(COLOURS) {
-        let since_well = comeback.since_well().iter().copied().enumerate().take(SECONDS);
+        let since_well = comeback.since_well().iter().copied().chain([0]).enumerate().take(SECONDS);
         chart
             .draw_series(LineSeries::new(since_well, colour.stroke_width(2)))?
             .label(comeback.fault.name)

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-
 use testing::crowd::{Answer, Crowd, Health};
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep};

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The longest wait after a first failure. Five thousand nodes have 20,000 watches; if all are cut at once, 4,000 a second come back.
+/// The longest wait after a first failure. Five thousand nodes have 20,000 watches; if all are cut at once, 4,000 a second come back. Any
+/// longer, and a server that fell silent would not be known within a minute (see the keepalive of the client).
 const FIRST: Duration = Duration::from_secs(5);
 /// The longest wait of all.
 const LONGEST: Duration = Duration::from_secs(30);

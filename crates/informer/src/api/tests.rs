@@ -53,9 +53,9 @@ async fn nodes_do_not_come_back_all_at_once_whatever_became_of_the_server() {
 #[tokio::test(start_paused = true)]
 async fn a_watch_whose_time_is_up_is_resumed_at_once() {
     let crowd = start(1).await;
-    // Watches last for whole seconds, and no two of a node for as many, as a rule.
+    // Watches last for whole seconds: waits between them would show.
     sleep(Duration::from_mins(30)).await;
     let times: Vec<_> = crowd.requests().iter().map(|request| request.0 - crowd.requests()[0].0).collect();
-    assert!(times.len() > 2 * WATCHES + 4 * 6, "{times:?}");
+    assert!(times.len() >= 2 * WATCHES + 6 * WATCHES, "{times:?}");
     assert!(times.iter().all(|time| time.subsec_millis() < 100), "{times:?}");
 }
