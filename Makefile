@@ -39,10 +39,13 @@ demo: need-root setup ## Services at work on a made-up node: network namespaces,
 test: PACKAGES += $(IMAGE_PACKAGES) $(PACKAGING_TEST_PACKAGES)
 test: need-root setup lint deny unit fuzz-briefly fastpath image-test ## Everything that CI runs.
 
-bench: need-root setup ## Cold sync and single changes at 1k, 10k and 30k Services, against kube-proxy's shape.
+bench: need-root setup ## Cold sync and single changes at 1k, 10k and 30k Services, against kube-proxy's shape; a share of 5,000 nodes.
 	cargo build --quiet --release -p benches -p proxy
 	target/release/scale
 	target/release/process
+	@# Last, and by itself: what is measured above is built without the clock that the simulation stops.
+	cargo build --quiet --release -p benches --features simulation --bin cluster
+	target/release/cluster
 
 bench-fastpath: need-root setup vm ## What the fast path gains, on other kernels in a VM: throughput, and instructions a packet.
 	cargo build --quiet --release -p proxy -p benches
@@ -55,6 +58,7 @@ lint: need-cargo ## Format and clippy.
 	cargo fmt --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	cargo clippy --package e2e --test fastpath --quiet -- -D warnings
+	cargo clippy --package benches --features simulation --bin cluster --quiet -- -D warnings
 
 unit: need-cargo tools
 	cargo build --quiet -p proxy

@@ -18,6 +18,8 @@ mod intern;
 mod lenient;
 mod problem;
 mod requests;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 mod slim;
 mod token;
 mod watch;

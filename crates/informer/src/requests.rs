@@ -7,11 +7,9 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::Connect;
 use kube::client::Body;
 use tokio::time::Instant;
-use tower::BoxError;
+use tower::{BoxError, Service, ServiceExt as _};
 
 use crate::problem::{Event, Reporter};
 use crate::token::TokenFile;
@@ -30,8 +28,9 @@ pub(crate) struct TooLarge;
 
 /// Sends requests.
 #[derive(Clone, Debug)]
-pub(crate) struct Requests<C> {
-    pub(crate) client: Client<C, Body>,
+pub(crate) struct Requests<S> {
+    /// The HTTP client.
+    pub(crate) client: S,
     /// What to show as credentials, if not what the request has.
     pub(crate) token: Option<Arc<TokenFile>>,
     /// Is told what becomes of each request.
@@ -39,7 +38,11 @@ pub(crate) struct Requests<C> {
     pub(crate) pause: Pause,
 }
 
-impl<C: Connect + Clone + Send + Sync + 'static> Requests<C> {
+impl<S, B> Requests<S>
+where
+    S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
     /// Sends a request, and has the reporter told what becomes of it.
     ///
     /// # Errors
@@ -52,7 +55,7 @@ impl<C: Connect + Clone + Send + Sync + 'static> Requests<C> {
             request.headers_mut().insert(header::AUTHORIZATION, token.authorization());
         }
         let mut exchange = Exchange::begin(&request, self.reporter);
-        let response = self.client.request(request).await?;
+        let response = self.client.oneshot(request).await.map_err(Into::into)?;
         exchange.answered(response.status());
         self.pause.heed(response.status(), response.headers());
         let most = if exchange.is_watch { usize::MAX } else { MOST };

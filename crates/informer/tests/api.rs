@@ -174,6 +174,7 @@ async fn a_server_that_was_away_is_followed_again() {
     assert_eq!(informed.port("web"), Some(80));
     api.come_up().unwrap();
     informed.until("what changed meanwhile", |i| i.port("web") == Some(81)).await;
+    assert_eq!(lists(&api, Resource::Services), 1, "a list is not needed");
     informed.stop().await;
 }
 

@@ -319,3 +319,18 @@ fn a_server_that_lags_lists_the_past_and_repeats_it() {
     assert_eq!(watch.event(), event("DELETED", "a", 4));
     assert_eq!(watch.event(), None);
 }
+
+#[test]
+fn what_is_sent_is_counted_by_request() {
+    let api = FakeApi::start().unwrap();
+    api.put(service("shop", "web").cluster_ip("10.96.0.10"));
+    let mut list = String::new();
+    get(&api, SERVICES).body.read_to_string(&mut list).unwrap();
+    let mut watch = get(&api, &format!("{SERVICES}?watch=true"));
+    let mut lines = watch.line().unwrap();
+    let sent = || api.requests().iter().map(|request| request.sent() as usize).collect::<Vec<_>>();
+    assert_eq!(sent(), [list.len(), lines.len()]);
+    api.put(service("shop", "other").cluster_ip("10.96.0.20"));
+    lines += &watch.line().unwrap();
+    assert_eq!(sent(), [list.len(), lines.len()]);
+}

@@ -18,7 +18,7 @@ const EDGES: [(&str, &[&str]); 13] = [
     ("proxy", &["compiler", "config", "ifsync", "informer", "model", "netlink", "ruleset", "telemetry"]),
     ("testing", &["model"]),
     ("e2e", &["config", "model", "testing"]),
-    ("benches", &["compiler", "e2e", "model", "netlink", "ruleset", "testing"]),
+    ("benches", &["compiler", "e2e", "informer", "model", "netlink", "ruleset", "testing"]),
     ("fuzz", &["config", "informer", "model", "netlink"]),
 ];
 

@@ -4,6 +4,8 @@ mod failure;
 pub(crate) mod list;
 mod retry;
 mod sinks;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::sync::Arc;

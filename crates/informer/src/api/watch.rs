@@ -1,6 +1,5 @@
 //! The watch of one kind of object: list, then watch, for ever.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::failure::Failure;
 use super::list::{self, Head};
-use super::retry::Retry;
+use super::retry::{Retry, random};
 use crate::client::ApiServer;
 use crate::lenient::Lenient;
 use crate::problem::{Event, Reporter};
@@ -27,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const WATCH_SECONDS: std::ops::Range<u32> = 150..290;
 /// How much longer than asked for a watch may last: its end may have been lost.
 const GRACE: Duration = Duration::from_secs(5);
+/// How much sooner it may end.
+const SLACK: Duration = Duration::from_secs(1);
 /// How often a server that does not know a resource that we can do without is asked again: it may be upgraded.
 const ABSENT_RETRY: Duration = Duration::from_mins(10);
 
@@ -190,7 +191,9 @@ where
                         Ok(()) => {}
                         Err(failure) => return Ok(failure),
                     },
-                    Ok(None) if began.elapsed() < lasts => return Ok(Failure::Ended),
+                    // Where a server goes down, or a load balancer before it, that is the end of the watches of all nodes: they must not
+                    // come back in the same instant.
+                    Ok(None) if began.elapsed() + SLACK < lasts => return Ok(Failure::Ended),
                     Ok(None) => break,
                     Err(error) => return Ok(Failure::Watch(error)),
                 }
@@ -255,10 +258,7 @@ where
 }
 
 fn watch_seconds() -> u32 {
-    // Each `RandomState` has keys of its own: enough of a die, and no crate is needed.
-    let dice = RandomState::new().build_hasher().finish();
-    let span = u64::from(WATCH_SECONDS.end - WATCH_SECONDS.start);
-    WATCH_SECONDS.start + u32::try_from(dice % span).unwrap_or_default()
+    WATCH_SECONDS.start + random(WATCH_SECONDS.end - WATCH_SECONDS.start)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use testing::netns::Namespace;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kube-proxy");
 /// How long anything may take: far longer than it does on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(100);
 const POLL: Duration = Duration::from_millis(20);
 
 pub(crate) const HEALTH_PORT: u16 = 10256;

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{Path, Query, Request as HttpRequest, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, patch, post};
 use axum::{Json, Router};
-use futures::stream;
+use futures::{TryStreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant as Deadline, timeout_at};
@@ -60,13 +61,22 @@ async fn record(
     }
     let right = Right::for_request(request.method(), request.uri().path(), flag(&query, "watch"));
     let denied = right.clone().filter(|right| !right.is_kube_proxys());
+    let sent = Arc::<AtomicU64>::default();
     let fault = {
         let mut state = shared.lock();
         state.denied.extend(denied.as_ref().map(ToString::to_string));
         let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
         let authorization = authorization(request.headers());
         let fault = state.fault(&authorization);
-        state.requests.push(Request { time: Instant::now(), method, path, authorization, query, right });
+        state.requests.push(Request {
+            time: Instant::now(),
+            method,
+            path,
+            authorization,
+            query,
+            right,
+            sent: sent.clone(),
+        });
         fault
     };
     shared.changed.notify_all();
@@ -76,7 +86,20 @@ async fn record(
     if let Some(denied) = denied {
         return status::forbidden(format!("the role system:node-proxier does not let anyone {denied}")).into_response();
     }
-    next.run(request).await
+    counted(next.run(request).await, sent)
+}
+
+/// Counts what is sent of the body.
+fn counted(response: Response, sent: Arc<AtomicU64>) -> Response {
+    response.map(|body| {
+        if let Some(size) = body.size_hint().exact() {
+            sent.store(size, Ordering::Relaxed);
+            return body;
+        }
+        Body::from_stream(body.into_data_stream().inspect_ok(move |data| {
+            sent.fetch_add(data.len() as u64, Ordering::Relaxed);
+        }))
+    })
 }
 
 fn authorization(headers: &HeaderMap) -> String {

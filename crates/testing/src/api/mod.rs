@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ use server::Server;
 use store::Store;
 
 /// How long the `wait_` methods wait before they panic: far longer than what they wait for takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running fake API server. It goes down when dropped, which panics if it was asked for anything that kube-proxy has no right to.
 #[derive(Debug)]
@@ -55,6 +56,15 @@ pub struct Request {
     pub query: BTreeMap<String, String>,
     /// The right that it takes, if any.
     pub right: Option<Right>,
+    /// How much of a body it has been answered with.
+    sent: Arc<AtomicU64>,
+}
+
+impl Request {
+    /// How many bytes of a body it has been answered with so far. Copies of a request go on counting.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
 }
 
 /// How a client is told that its resource version has expired; API servers do either.
@@ -207,7 +217,7 @@ impl FakeApi {
     /// Waits until the requests so far satisfy `condition`.
     ///
     /// # Panics
-    /// If they do not within 20 s; `what` is what was waited for.
+    /// If they do not within a minute; `what` is what was waited for.
     pub fn wait_for_requests(&self, what: &str, condition: impl Fn(&[Request]) -> bool) {
         self.wait(what, |state| condition(&state.requests));
     }
@@ -225,7 +235,7 @@ impl FakeApi {
     /// Waits until the events satisfy `condition`.
     ///
     /// # Panics
-    /// If they do not within 20 s; `what` is what was waited for.
+    /// If they do not within a minute; `what` is what was waited for.
     pub fn wait_for_events(&self, what: &str, condition: impl Fn(&[Value]) -> bool) {
         self.wait(what, |state| condition(&state.events));
     }
@@ -238,7 +248,7 @@ impl FakeApi {
     /// Waits until a watch on this resource is open.
     ///
     /// # Panics
-    /// If none is within 20 s.
+    /// If none is within a minute.
     pub fn wait_for_watch(&self, resource: Resource) {
         self.wait(&format!("a watch on {}", resource.plural()), |state| state.store.watch_count(resource) > 0);
     }
