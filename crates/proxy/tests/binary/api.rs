@@ -92,7 +92,7 @@ fn the_log_has_what_is_looked_for_in_kube_proxys() {
         "Defaulting to no-op detect-local",
         r#""Using nftables mark for masquerade" mark="0x00004000""#,
         r#""NFTables sync params" minSyncPeriod="1s" syncPeriod="30s""#,
-        r#""Reloading service nftables data" ipFamily="IPv4" numServices=1 numEndpoints=1 "#,
+        r#""Reloading service nftables data" ipFamily="IPv4" numServices=1 numEndpoints=1"#,
         r#""SyncProxyRules complete" ipFamily="IPv6" elapsed=""#,
         r#""Network programming" ipFamily="IPv4" elapsed=""#,
     ] {
