@@ -39,10 +39,9 @@ demo: need-root setup ## Services at work on a made-up node: network namespaces,
 test: PACKAGES += $(IMAGE_PACKAGES) $(PACKAGING_TEST_PACKAGES)
 test: need-root setup lint deny unit fuzz-briefly fastpath image-test ## Everything that CI runs.
 
-bench: need-root setup ## Cold sync and single changes at 1k, 10k and 30k Services, against kube-proxy's shape.
+bench: need-root setup ## What many Services cost, up to 45,000 and next to kube-proxy's shape: starts, changes, CPU, memory.
 	cargo build --quiet --release -p benches -p proxy
 	target/release/scale
-	target/release/process
 
 bench-fastpath: need-root setup vm ## What the fast path gains, on other kernels in a VM: throughput, and instructions a packet.
 	cargo build --quiet --release -p proxy -p benches
