@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 use anyhow::Result;
 use compiler::{Compiler, Mark, NodePorts, Offloads, Options, Pods};
 use model::{Family, State, Update};
-use netlink::NfTables;
+use netlink::{Monitor, NfTables};
 use ruleset::Kernel;
 use testing::scale::Scale;
 
@@ -33,8 +33,10 @@ pub(crate) fn measure(scale: Scale, services: u32) -> Result<Figures> {
         node_ports: NodePorts::Any,
         offloads: Offloads::ClusterIps,
     };
-    let mut proxy =
-        Proxy { state: State::new(SystemTime::now()), compiler: Compiler::new(options), kernel: NfTables::open()? };
+    // As in the proxy: the kernel has somebody to tell of commits.
+    let monitor = Monitor::spawn(compiler::table_name(), drop)?;
+    let kernel = NfTables::open()?.known_to(&monitor)?;
+    let mut proxy = Proxy { state: State::new(SystemTime::now()), compiler: Compiler::new(options), kernel };
     scale.first(services).updates().for_each(|update| proxy.state.apply(update));
     proxy.state.take_changes();
 

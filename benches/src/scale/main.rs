@@ -12,6 +12,7 @@ mod library;
 mod node;
 mod plots;
 mod process;
+mod quiet;
 mod report;
 
 use std::process::Command;
@@ -135,8 +136,10 @@ fn measure(services: u32, results: &mut Results) -> Result<()> {
     let bench = process::Bench::new(Scale::new(services, ENDPOINTS), services)?;
     let mut starts = Vec::new();
     for _ in 0..ROUNDS {
+        quiet::wait()?;
         starts.push(bench.cold_start()?);
         for (shape, figures) in &mut rounds {
+            quiet::wait()?;
             figures.push(in_child(*shape, services)?);
         }
     }
