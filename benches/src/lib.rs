@@ -3,5 +3,5 @@
 mod plot;
 mod requirement;
 
-pub use plot::{Line, Plot};
+pub use plot::{Legend, Line, Plot};
 pub use requirement::{Bound, Requirement};

@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use anyhow::{Result, anyhow};
+/// A place within a plot.
+pub use plotters::chart::SeriesLabelPosition as Legend;
 use plotters::prelude::*;
 
 const SIZE: (u32, u32) = (760, 420);
@@ -23,6 +25,8 @@ pub struct Plot {
     pub x: &'static str,
     /// What stands at the vertical axis.
     pub y: &'static str,
+    /// Where the names of the lines stand, so that they cover none.
+    pub legend: Legend,
     /// At most four, each with another colour.
     pub lines: Vec<Line>,
 }
@@ -52,7 +56,8 @@ impl Plot {
         let number = |number: &f64| format!("{number}");
         let mut mesh = chart.configure_mesh();
         mesh.x_desc(self.x).y_desc(self.y).x_label_formatter(&number).y_label_formatter(&number);
-        mesh.light_line_style(WHITE).draw()?;
+        // Of ten, some would overlap where there is one power of ten.
+        mesh.x_labels(9).light_line_style(WHITE).draw()?;
         for ((name, line), colour) in self.lines.iter().zip(COLOURS) {
             let series = LineSeries::new(line.iter().copied(), colour.stroke_width(2)).point_size(3);
             chart
@@ -62,7 +67,7 @@ impl Plot {
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::MiddleLeft)
+            .position(self.legend.clone())
             .background_style(WHITE)
             .border_style(BLACK.mix(0.3))
             .draw()?;

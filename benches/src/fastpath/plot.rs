@@ -1,7 +1,7 @@
 //! What a packet costs, drawn.
 
 use anyhow::Result;
-use benches::Plot;
+use benches::{Legend, Plot};
 use serde_json::Value;
 
 use crate::report::number;
@@ -19,6 +19,7 @@ pub(crate) fn draw(instructions: &Value) -> Result<()> {
         title: "A packet of a long Service connection, by other programs' rules in forward",
         x: "rules of other programs in forward (the leftmost point: none)",
         y: "instructions",
+        legend: Legend::MiddleLeft,
         lines: vec![
             ("slow path".into(), points(rules, "rules", "service_slow")),
             ("fast path".into(), points(rules, "rules", "service_fast")),
@@ -36,6 +37,7 @@ pub(crate) fn draw(instructions: &Value) -> Result<()> {
         title: "A packet of a Service connection on average, by the threshold",
         x: "packets of the connection in one direction, after the first question and answer",
         y: "instructions",
+        legend: Legend::MiddleLeft,
         lines: thresholds.map(line).collect(),
     };
     [by_rules, by_threshold].iter().try_for_each(Plot::draw)

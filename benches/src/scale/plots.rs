@@ -1,7 +1,7 @@
 //! What a sync costs by the number of Services, drawn.
 
 use anyhow::Result;
-use benches::{Line, Plot};
+use benches::{Legend, Line, Plot};
 
 use crate::figures::Figures;
 use crate::{Library, Shape};
@@ -19,6 +19,7 @@ pub(crate) fn draw(library: &[Library]) -> Result<()> {
         title: "From complete lists to committed rules",
         x: X,
         y: Y,
+        legend: Legend::UpperLeft,
         lines: vec![
             line("kube-proxy 1.36's layout, by nft", Shape::KubeProxy, |f| f.cold_sync_ms),
             line("Slipstream", Shape::Slipstream, |f| f.cold_sync_ms),
@@ -30,6 +31,7 @@ pub(crate) fn draw(library: &[Library]) -> Result<()> {
         title: "One change, median",
         x: X,
         y: Y,
+        legend: Legend::MiddleRight,
         lines: vec![
             line("kube-proxy 1.36's layout, by nft", Shape::KubeProxy, |f| f.change_p50_ms),
             line("Slipstream", Shape::Slipstream, |f| f.change_p50_ms),
