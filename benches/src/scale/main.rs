@@ -19,6 +19,7 @@ use std::process::Command;
 use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
+use benches::Requirement;
 use serde::Serialize;
 use testing::netns::Namespace;
 use testing::scale::Scale;
@@ -59,6 +60,7 @@ struct Results {
     library: Vec<Library>,
     process: Vec<Process>,
     other_shapes: Vec<Process>,
+    requirements: Vec<Requirement>,
 }
 
 impl Shape {
@@ -120,6 +122,7 @@ fn all(sizes: &[u32], other_shapes: &[OtherShape]) -> Result<()> {
         eprintln!("{name} ...");
         results.other_shapes.push(process::briefly(name, *scale, *services)?);
     }
+    results.requirements = report::requirements(&results);
     fs::create_dir_all("target/bench")?;
     fs::write(PATH, serde_json::to_string_pretty(&results)? + "\n").with_context(|| format!("cannot write {PATH}"))?;
     println!("written: {PATH}");
@@ -136,10 +139,8 @@ fn measure(services: u32, results: &mut Results) -> Result<()> {
     let bench = process::Bench::new(Scale::new(services, ENDPOINTS), services)?;
     let mut starts = Vec::new();
     for _ in 0..ROUNDS {
-        quiet::wait()?;
         starts.push(bench.cold_start()?);
         for (shape, figures) in &mut rounds {
-            quiet::wait()?;
             figures.push(in_child(*shape, services)?);
         }
     }
@@ -152,6 +153,7 @@ fn measure(services: u32, results: &mut Results) -> Result<()> {
 }
 
 fn in_child(shape: Shape, services: u32) -> Result<Figures> {
+    quiet::wait()?;
     let output = Command::new(env::current_exe()?)
         .args(["--one", shape.name(), &services.to_string()])
         .output()

@@ -10,6 +10,7 @@ use testing::scale::Scale;
 
 use crate::figures::{Times, median, milliseconds};
 use crate::node::{Node, Start};
+use crate::quiet;
 
 /// How often it is started with the rules of the last time.
 const RESTARTS: usize = 3;
@@ -80,6 +81,7 @@ impl Bench {
 
     /// Starts it where no rules are, and leaves none.
     pub(crate) fn cold_start(&self) -> Result<Start> {
+        quiet::wait()?;
         self.node.cold_start()
     }
 
@@ -87,9 +89,9 @@ impl Bench {
     pub(crate) fn measure(&self, name: &str, starts: &[Start]) -> Result<Process> {
         let longest_wait = self.node.longest_wait()?;
         let process = self.changed(name, starts)?;
-        let restarts = (1..RESTARTS).map(|_| Ok(self.node.start("1s")?.1)).collect::<Result<Vec<_>>>()?;
+        let mut restarts = (1..RESTARTS).map(|_| Ok(self.node.start("1s")?.1)).collect::<Result<Vec<_>>>()?;
         let (proxy, last) = self.node.start("1s")?;
-        let restarts = [restarts, vec![last]].concat();
+        restarts.push(last);
         let idle_cpu = proxy.cpu(|| thread::sleep(IDLE))?;
         let busy_cpu = proxy.cpu(|| self.busy())?;
         let later = Later {

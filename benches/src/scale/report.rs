@@ -52,10 +52,8 @@ pub(crate) fn print(results: &Results) {
     );
     println!("|---|---|---|---|---|---|---|");
     results.process.iter().for_each(print_later);
-    println!();
-    for requirement in requirements(results) {
-        println!("{requirement}");
-    }
+    println!("\nWhat is required:");
+    results.requirements.iter().for_each(|requirement| println!("{requirement}"));
 }
 
 fn print_library(Library { services, shape, figures }: &Library) {
@@ -101,6 +99,7 @@ fn print_later(process: &Process) {
     );
 }
 
+/// What is required of the sizes that were measured.
 pub(crate) fn requirements(results: &Results) -> Vec<Requirement> {
     let of_size = |services| results.process.iter().find(move |process| process.services == services);
     let mut all = Vec::new();
