@@ -57,6 +57,8 @@ pub(crate) fn print(results: &Results) {
 }
 
 fn print_library(Library { services, shape, figures }: &Library) {
+    // Of `nft`, it is counted in hundredths of a second.
+    let change_kernel = if *shape == Shape::KubeProxy { "–".to_owned() } else { time(figures.change_kernel_p50_ms) };
     println!(
         "| {} | {} | {} | {} | {} | {} | {} | {:.0} MiB |",
         thousands(f64::from(*services)),
@@ -64,7 +66,7 @@ fn print_library(Library { services, shape, figures }: &Library) {
         time(figures.cold_sync_ms),
         time(figures.cold_sync_kernel_ms),
         time(figures.change_p50_ms),
-        time(figures.change_kernel_p50_ms),
+        change_kernel,
         time(figures.change_p99_ms),
         figures.peak_rss_mib
     );
