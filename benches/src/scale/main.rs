@@ -4,7 +4,7 @@
 //! server, which is the fake one of the tests and takes CPU time beside it. The sides take turns within a round, each in a
 //! network namespace of its own, and the library and `nft` in processes of their own; what is reported is the median of the
 //! rounds. Writes `target/bench/scale.json` and two plots, and prints tables and what is required of the product next to what was
-//! seen. With numbers of Services as arguments it measures only these.
+//! seen. With numbers of Services as arguments it measures only these, with `--shapes` only other shapes than ten endpoints each.
 
 mod figures;
 mod kube_proxy;
@@ -79,6 +79,7 @@ fn main() -> Result<()> {
     let arguments: Vec<_> = env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["--one", shape, services] => one(shape, services.parse()?),
+        ["--shapes"] => all(&[], &other_shapes()),
         [] => all(&SIZES, &other_shapes()),
         sizes => {
             let sizes = sizes.iter().map(|size| size.parse()).collect::<Result<Vec<_>, _>>();
