@@ -39,10 +39,9 @@ demo: need-root setup ## Services at work on a made-up node: network namespaces,
 test: PACKAGES += $(IMAGE_PACKAGES) $(PACKAGING_TEST_PACKAGES)
 test: need-root setup lint deny unit fuzz-briefly fastpath image-test ## Everything that CI runs.
 
-bench: need-root setup ## Cold sync and single changes at 1k, 10k and 30k Services, against kube-proxy's shape; a share of 5,000 nodes.
+bench: need-root setup ## What many Services cost, next to kube-proxy's shape: starts, changes, CPU, memory; a share of 5,000 nodes.
 	cargo build --quiet --release -p benches -p proxy
 	target/release/scale
-	target/release/process
 	@# Last, and by itself: what is measured above is built without the clock that the simulation stops.
 	cargo build --quiet --release -p benches --features simulation --bin cluster
 	target/release/cluster

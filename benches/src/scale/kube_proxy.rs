@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use model::{EndpointSlice, Service};
 use testing::scale::Scale;
 
-use crate::stats::Figures;
+use crate::figures::{Figures, Took};
 
 /// How many changes of each kind are timed.
 const CHANGES: u32 = 10;
@@ -41,15 +41,15 @@ pub(crate) fn measure(services: u32, endpoints: u32) -> Result<Figures> {
             writeln!(text, "add element ip kube-proxy hairpin-connections {{ {new} . {new} . tcp . 8080 }}")?;
         }
         let run = nft(&text)?;
-        changes.push(run.wall);
+        changes.push(run.took);
 
         let mut text = String::new();
         add_service(&mut text, &scale.service(services + n), &scale.slice(services + n));
         let run = nft(&text)?;
-        changes.push(run.wall);
+        changes.push(run.took);
         peak = peak.max(run.peak_rss_mib);
     }
-    Ok(Figures::new(cold.wall, cold.system, changes, peak))
+    Ok(Figures::new(cold.took, &changes, peak))
 }
 
 /// The rules and sets that do not depend on Services (contract §5.2–§5.4).
@@ -139,9 +139,8 @@ fn append(text: &mut String, line: std::fmt::Arguments<'_>) {
 
 /// What one run of `nft` took.
 struct Run {
-    wall: Duration,
-    /// Time in the kernel.
-    system: Duration,
+    /// The kernel's part is to the hundredth of a second.
+    took: Took,
     peak_rss_mib: f64,
 }
 
@@ -154,10 +153,11 @@ fn nft(text: &str) -> Result<Run> {
     command.args(["-f", "%S %M", "-o"]).arg(&figures).args(["nft", "-f", "-"]).stdin(Stdio::from(File::open(&rules)?));
     let start = Instant::now();
     let output = command.output().context("cannot run nft under time: install nftables and time")?;
-    let wall = start.elapsed();
+    let whole = start.elapsed();
     ensure!(output.status.success(), "nft failed: {}", String::from_utf8_lossy(&output.stderr));
     let figures = fs::read_to_string(&figures)?;
     let (system, peak_kib) = figures.trim().split_once(' ').context("time printed no figures")?;
     let (system, peak_kib): (f64, f64) = (system.parse()?, peak_kib.parse()?);
-    Ok(Run { wall, system: Duration::from_secs_f64(system), peak_rss_mib: peak_kib / 1024.0 })
+    let took = Took { whole, kernel: Duration::from_secs_f64(system) };
+    Ok(Run { took, peak_rss_mib: peak_kib / 1024.0 })
 }

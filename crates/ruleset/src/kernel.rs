@@ -47,7 +47,8 @@ pub enum ReadError {
 pub struct CommitReport {
     /// How long it took to turn the transaction into messages.
     pub encode: Duration,
-    /// How long the kernel took to receive, check and carry them out.
+    /// How long the kernel took to receive, check and carry them out, and to answer; with the time that it waited for other programs'
+    /// commits. These wait for ours a little less: until all is carried out.
     pub kernel: Duration,
     /// The size of the messages.
     pub bytes: usize,

@@ -68,6 +68,7 @@ struct Changes {
 #[derive(Debug)]
 struct Kernel {
     commit_duration: HistogramVec,
+    commit_longest: GaugeVec,
     operations: IntCounterVec,
     sync_failures: IntCounterVec,
     cleanup_failures: IntCounterVec,
@@ -194,9 +195,12 @@ impl Metrics {
         self.changes.endpoints_pending.set(gauge(pending));
     }
 
-    /// The kernel took `elapsed` for a transaction of so many operations.
+    /// The kernel took `elapsed` for a transaction of so many operations. To be told by one thread for each family.
     pub fn committed(&self, family: Family, operations: usize, elapsed: Duration) {
-        self.kernel.commit_duration.with_label_values(&[family.label()]).observe(elapsed.as_secs_f64());
+        let elapsed = elapsed.as_secs_f64();
+        self.kernel.commit_duration.with_label_values(&[family.label()]).observe(elapsed);
+        let longest = self.kernel.commit_longest.with_label_values(&[family.label()]);
+        longest.set(longest.get().max(elapsed));
         self.kernel.operations.with_label_values(&[family.label()]).inc_by(operations as u64);
     }
 
@@ -345,6 +349,10 @@ impl Kernel {
                 "slipstream_kernel_commit_duration_seconds",
                 "How long the kernel took for a transaction, in seconds",
                 register::commit_buckets(),
+            )?,
+            commit_longest: register.float_gauges(
+                "slipstream_kernel_commit_longest_seconds",
+                "The longest that the kernel took for a transaction since the start, in seconds; other programs that change nftables waited meanwhile",
             )?,
             operations: register.counters(
                 "slipstream_transaction_operations_total",

@@ -15,6 +15,7 @@ fn exercised() -> Metrics {
     metrics.services_changed(2, 3);
     metrics.endpoints_changed(1, 7);
     metrics.committed(Family::V4, 12, Duration::from_micros(300));
+    metrics.committed(Family::V4, 1, Duration::from_micros(100));
     metrics.synced(Family::V4, SyncKind::Full, Duration::from_millis(20), at);
     metrics.sync_failed(Family::V6, SyncKind::Partial, Duration::from_millis(3));
     metrics.cleanup_failed(Family::V6);
@@ -124,8 +125,9 @@ fn events_are_counted_where_they_belong() {
         "kubeproxy_nftables_localhost_nodeport_listener_creation_failures_total{ip_family=\"IPv4\"} 0",
         "kubeproxy_nftables_localhost_nodeport_listener_creation_failures_total{ip_family=\"IPv6\"} 1",
         "slipstream_conntrack_reconciler_failures_total{ip_family=\"IPv6\"} 1",
-        "slipstream_kernel_commit_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.0005\"} 1",
-        "slipstream_transaction_operations_total{ip_family=\"IPv4\"} 12",
+        "slipstream_kernel_commit_duration_seconds_bucket{ip_family=\"IPv4\",le=\"0.0005\"} 2",
+        "slipstream_kernel_commit_longest_seconds{ip_family=\"IPv4\"} 0.0003",
+        "slipstream_transaction_operations_total{ip_family=\"IPv4\"} 13",
         "slipstream_frontends_in_conflict{ip_family=\"IPv4\"} 2",
         "slipstream_foreign_edits_total{ip_family=\"IPv6\"} 1",
         "slipstream_object_problems_total{kind=\"Service\"} 1",

@@ -1,16 +1,17 @@
 //! Our side: model, compiler and netlink, as the proxy runs them.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant, SystemTime};
+use std::process;
+use std::time::{Instant, SystemTime};
 
 use anyhow::Result;
 use compiler::{Compiler, Mark, NodePorts, Offloads, Options, Pods};
 use model::{Family, State, Update};
-use netlink::NfTables;
-use ruleset::{CommitReport, Kernel};
+use netlink::{Monitor, NfTables};
+use ruleset::Kernel;
 use testing::scale::Scale;
 
-use crate::stats::{Figures, peak_rss_mib};
+use crate::figures::{Figures, Took, peak_rss_mib};
 
 /// How many changes of each kind are timed.
 pub(crate) const CHANGES: u32 = 500;
@@ -32,15 +33,17 @@ pub(crate) fn measure(scale: Scale, services: u32) -> Result<Figures> {
         node_ports: NodePorts::Any,
         offloads: Offloads::ClusterIps,
     };
-    let mut proxy =
-        Proxy { state: State::new(SystemTime::now()), compiler: Compiler::new(options), kernel: NfTables::open()? };
+    // As in the proxy: the kernel has somebody to tell of commits.
+    let monitor = Monitor::spawn(compiler::table_name(), drop)?;
+    let kernel = NfTables::open()?.known_to(&monitor)?;
+    let mut proxy = Proxy { state: State::new(SystemTime::now()), compiler: Compiler::new(options), kernel };
     scale.first(services).updates().for_each(|update| proxy.state.apply(update));
     proxy.state.take_changes();
 
     let start = Instant::now();
     let all = proxy.compiler.compile_all(&proxy.state);
     let report = proxy.kernel.commit(&all)?;
-    let cold_sync = start.elapsed();
+    let cold_sync = Took { whole: start.elapsed(), kernel: report.kernel };
     drop(all);
 
     let mut changes = Vec::new();
@@ -50,21 +53,21 @@ pub(crate) fn measure(scale: Scale, services: u32) -> Result<Figures> {
         if let IpAddr::V4(address) = &mut slice.endpoints[0].address {
             *address = (u32::from(*address) | 0x0040_0000).into();
         }
-        changes.push(proxy.change([Update::Slice(slice)])?.0);
+        changes.push(proxy.change([Update::Slice(slice)])?);
         let added = services + n;
-        changes.push(proxy.change([Update::Slice(scale.slice(added)), Update::Service(scale.service(added))])?.0);
+        changes.push(proxy.change([Update::Slice(scale.slice(added)), Update::Service(scale.service(added))])?);
     }
-    Ok(Figures::new(cold_sync, report.kernel, changes, peak_rss_mib()?))
+    Ok(Figures::new(cold_sync, &changes, peak_rss_mib(process::id())?))
 }
 
 impl Proxy {
     /// Takes in a change and commits it.
-    fn change(&mut self, updates: impl IntoIterator<Item = Update>) -> Result<(Duration, CommitReport)> {
+    fn change(&mut self, updates: impl IntoIterator<Item = Update>) -> Result<Took> {
         let start = Instant::now();
         updates.into_iter().for_each(|update| self.state.apply(update));
         let changes = self.state.take_changes();
         let transaction = self.compiler.compile(&self.state, &changes.services);
         let report = self.kernel.commit(&transaction)?;
-        Ok((start.elapsed(), report))
+        Ok(Took { whole: start.elapsed(), kernel: report.kernel })
     }
 }
