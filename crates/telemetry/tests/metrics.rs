@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, UNIX_EPOCH};
 
 use model::Family;
-use telemetry::{InterfaceSync, Invalidation, Metrics, Slis, SyncKind};
+use telemetry::{FullSync, InterfaceSync, Invalidation, Metrics, Slis, SyncKind};
 use testing::metrics::{parse, tables};
 
 /// Metrics after one event of each kind.
@@ -24,6 +24,9 @@ fn exercised() -> Metrics {
     metrics.connections_reconciled(Family::V4, Duration::from_millis(1), 0);
     metrics.connections_not_reconciled(Family::V6);
     metrics.foreign_edit(Family::V6);
+    metrics.foreign_edits_missed();
+    metrics.clock_jumped();
+    metrics.fully_synced(Family::V4, FullSync::Changed);
     metrics.services_set_aside(Family::V6, 1);
     metrics.localhost_wanted(Family::V4);
     metrics.localhost_listener_opened(Family::V4);
