@@ -21,7 +21,7 @@ pub(crate) fn world() -> World {
     world
 }
 
-const WEB: [&str; 2] = ["web-0:8080", "web-1:8080"];
+pub(crate) const WEB: [&str; 2] = ["web-0:8080", "web-1:8080"];
 
 /// The ruleset, in no particular order.
 fn ruleset(world: &World) -> Vec<String> {
