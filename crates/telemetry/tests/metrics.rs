@@ -79,16 +79,16 @@ fn every_metric_has_had_its_event() {
     assert_eq!(counted, shown as f64, "an event is missing in this test");
 }
 
-/// What README names is there, what it says is not there is not.
+/// What README and the table of faults name is there, what README says is not there is not.
 #[test]
-fn the_names_in_readme_are_true() {
+fn the_names_in_documents_are_true() {
     let readme = include_str!("../../../README.md");
     let (there, rest) = readme.split_once("\n### Metrics that are not there\n").unwrap();
     let (not_there, there_too) = rest.split_once("\n##").unwrap();
     // What goes on after an underscore stands for all that begin so.
     let is_listed = |name: &str| LIST.contains(&format!("`{name}{}", if name.ends_with('_') { "" } else { "`" }));
-    for name in names(there).chain(names(there_too)) {
-        assert!(is_listed(name), "README names {name}");
+    for name in names(there).chain(names(there_too)).chain(names(include_str!("../../../docs/faults.md"))) {
+        assert!(is_listed(name), "README or docs/faults.md names {name}");
     }
     let absent: Vec<_> = names(not_there).collect();
     assert!(absent.len() > 4 && !absent.iter().any(|name| is_listed(name)), "{absent:?}");
