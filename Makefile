@@ -90,9 +90,9 @@ deny: need-cargo ## Licences, duplicate versions and sources of dependencies, by
 
 SOAK ?= 1000
 
-soak: need-root setup ## The tests of faults, in which the proxy is killed a thousand times, or SOAK=… times.
+soak: need-root setup ## The tests of faults with their seeds; the proxy is killed a thousand times, or SOAK=… times.
 	cargo build --quiet -p proxy
-	SOAK='$(SOAK)' cargo test --quiet -p e2e --test it faults
+	SOAK='$(SOAK)' cargo test --quiet -p e2e --test it faults -- --nocapture
 
 cluster: need-root setup ## The tests with an API server, on a real one: sudo make cluster SLIPSTREAM_E2E_KUBECONFIG=FILE
 	@[ -n "$(SLIPSTREAM_E2E_KUBECONFIG)" ] || { echo "give the kubeconfig of an administrator: make $@ SLIPSTREAM_E2E_KUBECONFIG=FILE" >&2; exit 1; }

@@ -85,6 +85,8 @@ fn killed_at_random_instants_it_finds_its_way_back() {
             kills.end();
         })
     });
+    let connections = inside.count() + outside.count();
+    println!("{} kills, during which {connections} connections to the stable Service were made", kills.kills);
     for traffic in [inside, outside] {
         assert!(traffic.count() > wanted, "too few connections to tell: {}", traffic.count());
         assert_eq!(traffic.failures(), None, "of {} connections to the stable Service", traffic.count());
