@@ -11,7 +11,7 @@ use tracing::warn;
 
 /// How often it is looked at.
 const EVERY: Duration = Duration::from_secs(5);
-/// Less than this may pass between two looks at clocks, on a node with much to do.
+/// A smaller jump is none: on a node with much to do, that much may pass between the looks at the two clocks.
 const LEAST: Duration = Duration::from_secs(2);
 
 /// Tells of each time that the clock is set.

@@ -3,10 +3,12 @@
 mod klog;
 mod lines;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::sync::OnceLock;
 use std::time::Duration;
 use std::{io, panic};
 
+use tracing::field::display;
 use tracing::level_filters::LevelFilter;
 use tracing::{Subscriber, error};
 use tracing_subscriber::filter::Targets;
@@ -58,7 +60,9 @@ pub fn init(format: Format, verbosity: u32) -> io::Result<()> {
     subscriber.try_init().map_err(io::Error::other)?;
     LOGGING.get_or_init(|| (filter, lines));
     panic::set_hook(Box::new(|panic| {
-        error!("{panic}; this is a defect of this program: report it with this log");
+        let trace = Backtrace::capture();
+        let trace = (trace.status() == BacktraceStatus::Captured).then(|| display(trace));
+        error!(trace, "{panic}; this is a defect of this program: report it with this log");
         // It may be the end.
         flush();
     }));
