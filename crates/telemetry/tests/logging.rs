@@ -1,5 +1,7 @@
 //! What a process leaves in its log when it comes to a bad end.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::env;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio, abort};
@@ -15,18 +17,26 @@ const NOW: &str = "now it panics";
 
 #[test]
 fn a_panic_is_the_last_line_of_a_log_and_none_is_missing() {
+    for backtrace in ["0", "1"] {
+        let log = log_of_a_panic(backtrace);
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(" logging.rs:")).collect();
+        assert_eq!(lines.len(), LINES + 1, "{log}");
+        let last = lines[LINES];
+        assert!(last.starts_with('E') && last.contains("panicked at crates/telemetry/tests/logging.rs:"), "{last}");
+        assert!(last.contains("in the middle of its work; this is a defect"), "{last}");
+        assert_eq!(last.contains(" trace="), backtrace == "1", "{last}");
+    }
+}
+
+/// Runs the next test, with this in `RUST_BACKTRACE`.
+fn log_of_a_panic(backtrace: &str) -> String {
     let mut child = Command::new(env::current_exe().unwrap());
-    child.args(["--ignored", "--exact", "panics"]).env("RUST_BACKTRACE", "1");
+    child.args(["--ignored", "--exact", "panics"]).env("RUST_BACKTRACE", backtrace);
     let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // Nobody reads before it is about to panic, so that lines wait.
     let said = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     assert!(said.into_iter().any(|line| line == NOW), "it ended before");
-    let log = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
-    let lines: Vec<_> = log.lines().filter(|line| line.contains(" logging.rs:")).collect();
-    assert_eq!(lines.len(), LINES + 1, "{log}");
-    let last = lines[LINES];
-    assert!(last.starts_with('E') && last.contains("panicked at crates/telemetry/tests/logging.rs:"), "{last}");
-    assert!(last.contains("in the middle of its work; this is a defect") && last.contains(" trace=\""), "{last}");
+    String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap()
 }
 
 #[test]
