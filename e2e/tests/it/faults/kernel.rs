@@ -206,7 +206,8 @@ impl NoMemory {
     /// Takes in the threads of this name; returns how many there are.
     fn take(&self, process: u32, name: &str) -> usize {
         let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap().map(|thread| thread.unwrap().path());
-        let named = threads.filter(|thread| fs::read_to_string(thread.join("comm")).unwrap().trim() == name);
+        let is_named = |thread: &PathBuf| fs::read_to_string(thread.join("comm")).is_ok_and(|comm| comm.trim() == name);
+        let named = threads.filter(is_named);
         named.inspect(|thread| self.write("tasks", thread.file_name().unwrap().to_str().unwrap())).count()
     }
 
@@ -281,7 +282,7 @@ fn signals_by_the_thousand_hold_nothing_up() {
             world.change_other(CHANGES..2 * CHANGES);
         })
     });
-    assert!(traffic.count() > CHANGES, "too few connections to tell: {}", traffic.count());
+    assert_eq!(traffic.failures(), None, "of {} connections\n{}", traffic.count(), world.proxy.log_tail());
     let signals = signals.into_inner();
     assert!(signals > 1000, "{signals} signals are too few to tell");
     all_alive(&mut running, "while signals came");

@@ -156,7 +156,7 @@ impl Kills {
         let logged = proxy.logged();
         let began = proxy.launch(&Settings::default()).unwrap();
         proxy.wait_synced(began).unwrap();
-        // It says what it found, of both families, and that it had to replace nothing.
+        // It says what it found, and that it had to replace neither table.
         proxy.wait_for_log(logged, "all rules are in place: ").unwrap();
         let (_, metrics) = http::fetch(&self.world.cluster.node, 10249, "/metrics").unwrap();
         let syncs: Vec<_> = metrics.lines().filter(|line| line.starts_with("slipstream_full_syncs_total{")).collect();
