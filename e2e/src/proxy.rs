@@ -3,6 +3,7 @@
 use std::env;
 use std::fmt::Display;
 use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -299,9 +300,36 @@ impl Proxy {
         Ok(self.process.as_ref().context("it does not run")?.id())
     }
 
-    /// Everything that it logged so far.
+    /// Everything that it logged so far, if that is in a file.
     pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+        self.log_since(0)
+    }
+
+    /// How much it logged so far, in bytes; see [`Self::log_since`].
+    pub fn logged(&self) -> u64 {
+        fs::metadata(&self.log).map_or(0, |log| log.len())
+    }
+
+    /// What it logged after so many bytes.
+    pub fn log_since(&self, logged: u64) -> String {
+        // Who reads a pipe waits for its end.
+        if !self.log.is_file() {
+            return String::new();
+        }
+        let read = || {
+            let (mut log, mut text) = (File::open(&self.log)?, String::new());
+            log.seek(SeekFrom::Start(logged))?;
+            log.read_to_string(&mut text).map(|_| text)
+        };
+        read().unwrap_or_default()
+    }
+
+    /// Waits until it has logged this, after so many bytes.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn wait_for_log(&mut self, logged: u64, text: &str) -> Result<()> {
+        self.wait(&format!("a log line with {text:?}"), |proxy| Ok(proxy.log_since(logged).contains(text)))
     }
 
     /// The last lines that it logged.

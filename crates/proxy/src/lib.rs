@@ -6,6 +6,7 @@
 
 mod asides;
 mod cleanup;
+mod clock;
 mod commit;
 mod conflicts;
 mod events;

@@ -17,13 +17,9 @@ fn main() -> ExitCode {
         Ok(flags) => flags,
         Err(answer) => return print(&answer),
     };
-    match start(&flags) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            error!(err = format_args!("{error:#}"), "command failed");
-            ExitCode::FAILURE
-        }
-    }
+    let ended = start(&flags).inspect_err(|error| error!(err = format_args!("{error:#}"), "command failed"));
+    logging::flush();
+    if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Prints what was asked for, or what is wrong with the command line after how to use it (contract §1.1). It does not matter whether

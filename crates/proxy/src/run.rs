@@ -31,7 +31,7 @@ use crate::service_health::Questions;
 use crate::source::Source;
 use crate::syncer::{Inputs, Syncer, Telemetry};
 use crate::table::Table;
-use crate::{cleanup, fastpath, flows, initialize};
+use crate::{cleanup, clock, fastpath, flows, initialize};
 
 /// How many messages of updates may wait to be taken in. The sources wait when it is reached.
 const UPDATES: usize = 4096;
@@ -59,6 +59,7 @@ pub async fn run(flags: &Flags, loaded: &Loaded) -> Result<()> {
     let (live, settings) = watch::channel(Live::of(config));
     let (configuration, shown) = watch::channel(loaded.effective.to_json());
     let metrics_server = metrics_server(config, telemetry.metrics.clone(), Pages::new(flags, config, shown))?;
+    let clock = clock::watch(telemetry.metrics.clone());
     set_oom_score(config.oom_score_adj);
     raise_open_files();
     events.tell(Event::Starting);
@@ -79,6 +80,7 @@ pub async fn run(flags: &Flags, loaded: &Loaded) -> Result<()> {
             events.tell_last(Event::NoMetricsServer(format!("{error:#}"))).await;
             Err(error)
         }
+        never = clock => match never {},
         signal = termination() => {
             info!("{} received: exiting, the rules stay in place", signal?);
             Ok(())

@@ -204,6 +204,9 @@ impl Syncer {
             ForeignEdit::Seen { family, .. } => table.is_of(*family),
             ForeignEdit::Missed | ForeignEdit::Deaf(_) => true,
         };
+        if matches!(edit, ForeignEdit::Missed | ForeignEdit::Deaf(_)) {
+            self.telemetry.metrics.foreign_edits_missed();
+        }
         if let ForeignEdit::Deaf(why) = edit {
             error!("what other programs do to the rules is not noticed any more, restart the proxy: {why}");
         }

@@ -317,8 +317,7 @@ impl Table {
             return self.commit_part(state, sync, part);
         }
         if sync.kind == SyncKind::Full {
-            let Sync { replaced, operations, .. } = sync;
-            info!(ipFamily = %self.family(), replaced, operations, "all rules are in place");
+            self.tell_of_all(&sync);
         }
         self.synced(sync.kind, now - sync.began, &sync.triggered);
         self.pacer.succeeded(now);

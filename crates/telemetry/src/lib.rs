@@ -7,4 +7,4 @@ pub mod logging;
 mod metrics;
 
 pub use health::{Health, HealthReport, Moment};
-pub use metrics::{InterfaceSync, Invalidation, Metrics, MetricsError, Slis, SyncKind};
+pub use metrics::{FullSync, InterfaceSync, Invalidation, Metrics, MetricsError, Slis, SyncKind};

@@ -3,15 +3,18 @@
 mod klog;
 mod lines;
 
-use std::io;
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::sync::OnceLock;
+use std::time::Duration;
+use std::{io, panic};
 
-use tracing::Subscriber;
+use tracing::field::display;
 use tracing::level_filters::LevelFilter;
+use tracing::{Subscriber, error};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use self::klog::Klog;
@@ -25,6 +28,9 @@ const REPEATING: [&str; 2] = ["kube_client", "kube_runtime"];
 const OWN_CRATES: [&str; 9] =
     ["compiler", "config", "informer", "kube_proxy", "model", "netlink", "proxy", "ruleset", "telemetry"];
 
+/// How long the end of the process waits for lines to be written, which takes no time unless who reads them has stopped.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
@@ -35,27 +41,45 @@ pub enum Format {
     Json,
 }
 
-/// What is logged by the process, while it runs.
-static FILTER: OnceLock<Filter> = OnceLock::new();
+/// What is logged by the process while it runs, and where it goes.
+static LOGGING: OnceLock<(Filter, Lines)> = OnceLock::new();
 
 type Filter = reload::Handle<Targets, Registry>;
 
-/// Sends all log lines of the process to standard error from now on. `verbosity` is that of `-v`: up to 1 for what an
-/// operator needs to know, 2 and 3 for what is being done, 4 and above for everything.
+/// Sends all log lines of the process to standard error from now on, panics included. `verbosity` is that of `-v`: up to 1 for what
+/// an operator needs to know, 2 and 3 for what is being done, 4 and above for everything.
+///
+/// Whoever logs does not wait: a thread writes, and lines are lost and counted while standard error takes none.
 ///
 /// # Errors
-/// It was called before.
-pub fn init(format: Format, verbosity: u32) -> Result<(), TryInitError> {
-    let (subscriber, filter) = subscriber(format, verbosity, move || Lines { to: io::stderr(), format });
-    subscriber.try_init()?;
-    FILTER.get_or_init(|| filter);
+/// It was called before, or there is no thread to spare.
+pub fn init(format: Format, verbosity: u32) -> io::Result<()> {
+    let lines = Lines::to(io::stderr(), format)?;
+    let writer = lines.clone();
+    let (subscriber, filter) = subscriber(format, verbosity, move || writer.clone());
+    subscriber.try_init().map_err(io::Error::other)?;
+    LOGGING.get_or_init(|| (filter, lines));
+    panic::set_hook(Box::new(|panic| {
+        let trace = Backtrace::capture();
+        let trace = (trace.status() == BacktraceStatus::Captured).then(|| display(trace));
+        error!(trace, "{panic}; this is a defect of this program: report it with this log");
+        // It may be the end.
+        flush();
+    }));
     Ok(())
+}
+
+/// Waits for all lines to be written, for a second at most: to be called at the end of the process.
+pub fn flush() {
+    if let Some((_, lines)) = LOGGING.get() {
+        lines.flush_within(PATIENCE);
+    }
 }
 
 /// Logs as much as `verbosity` says from now on, as if it had been given to [`init`]. Without that, nothing is logged and
 /// nothing happens.
 pub fn set_verbosity(verbosity: u32) {
-    if let Some(current) = FILTER.get() {
+    if let Some((current, _)) = LOGGING.get() {
         set(current, verbosity);
     }
 }

@@ -1,6 +1,7 @@
 //! Metrics under kube-proxy's names (contract §9), and a few of our own.
 
 mod fastpath;
+mod kernel;
 mod kubernetes;
 mod localhost;
 mod process;
@@ -14,12 +15,14 @@ use model::Family;
 use prometheus::{GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
 use self::fastpath::FastPath;
+use self::kernel::Kernel;
 use self::kubernetes::Kubernetes;
 use self::localhost::Localhost;
 use self::register::Register;
 use self::requests::Requests;
 
 pub use self::fastpath::{InterfaceSync, Invalidation};
+pub use self::kernel::FullSync;
 pub use self::slis::Slis;
 
 const FAMILY: &str = "ip_family";
@@ -43,6 +46,8 @@ pub struct Metrics {
     watch_failures: IntCounterVec,
     frontends_in_conflict: IntGaugeVec,
     foreign_edits: IntCounterVec,
+    foreign_edits_missed: IntCounter,
+    clock_jumps: IntCounter,
     services_set_aside: IntGaugeVec,
 }
 
@@ -63,15 +68,6 @@ struct Changes {
     endpoints_total: IntCounter,
     services_pending: IntGauge,
     services_total: IntCounter,
-}
-
-#[derive(Debug)]
-struct Kernel {
-    commit_duration: HistogramVec,
-    commit_longest: GaugeVec,
-    operations: IntCounterVec,
-    sync_failures: IntCounterVec,
-    cleanup_failures: IntCounterVec,
 }
 
 #[derive(Debug)]
@@ -142,6 +138,12 @@ impl Metrics {
                 "Commits of other programs that changed our table, each followed by a repair",
                 FAMILY,
             )?,
+            foreign_edits_missed: register.counter(
+                "slipstream_foreign_edits_missed_total",
+                "Times that the kernel could not tell of all commits of other programs, each followed by a look at the tables",
+            )?,
+            clock_jumps: register
+                .counter("slipstream_clock_jumps_total", "Times that the clock was set, or the node slept")?,
             services_set_aside: register.gauges(
                 "slipstream_services_set_aside",
                 "Services that are not served, because the kernel refused what they need",
@@ -204,6 +206,11 @@ impl Metrics {
         self.kernel.operations.with_label_values(&[family.label()]).inc_by(operations as u64);
     }
 
+    /// A sync of everything has succeeded, and did this to the table.
+    pub fn fully_synced(&self, family: Family, what: FullSync) {
+        self.kernel.full_syncs.with_label_values(&[family.label(), what.label()]).inc();
+    }
+
     /// Connections were compared with the endpoints they may have, which took `elapsed`, and so many were deleted.
     pub fn connections_reconciled(&self, family: Family, elapsed: Duration, deleted: u64) {
         self.conntrack.duration.with_label_values(&[family.label()]).observe(elapsed.as_secs_f64());
@@ -223,6 +230,16 @@ impl Metrics {
     /// Another program committed a change of our table.
     pub fn foreign_edit(&self, family: Family) {
         self.foreign_edits.with_label_values(&[family.label()]).inc();
+    }
+
+    /// Other programs may have changed our tables, and nobody could tell.
+    pub fn foreign_edits_missed(&self) {
+        self.foreign_edits_missed.inc();
+    }
+
+    /// The time of day is not what it should be by the time that has passed.
+    pub fn clock_jumped(&self) {
+        self.clock_jumps.inc();
     }
 
     /// So many Services are not served now, because the kernel refused what they need.
@@ -337,37 +354,6 @@ impl Changes {
             services_total: register.counter(
                 "kubeproxy_sync_proxy_rules_service_changes_total",
                 "[ALPHA] Changes of Services, counted once for each IP family",
-            )?,
-        })
-    }
-}
-
-impl Kernel {
-    fn new(register: &Register<'_>) -> Result<Self, MetricsError> {
-        Ok(Self {
-            commit_duration: register.histograms(
-                "slipstream_kernel_commit_duration_seconds",
-                "How long the kernel took for a transaction, in seconds",
-                register::commit_buckets(),
-            )?,
-            commit_longest: register.float_gauges(
-                "slipstream_kernel_commit_longest_seconds",
-                "The longest that the kernel took for a transaction since the start, in seconds; other programs that change nftables waited meanwhile",
-            )?,
-            operations: register.counters(
-                "slipstream_transaction_operations_total",
-                "Operations in the transactions that the kernel has taken",
-                FAMILY,
-            )?,
-            sync_failures: register.counters(
-                "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
-                "[ALPHA] Syncs whose transaction the kernel refused",
-                FAMILY,
-            )?,
-            cleanup_failures: register.counters(
-                "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total",
-                "[ALPHA] Removals of unneeded objects that the kernel refused",
-                FAMILY,
             )?,
         })
     }

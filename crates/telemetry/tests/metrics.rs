@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, UNIX_EPOCH};
 
 use model::Family;
-use telemetry::{InterfaceSync, Invalidation, Metrics, Slis, SyncKind};
+use telemetry::{FullSync, InterfaceSync, Invalidation, Metrics, Slis, SyncKind};
 use testing::metrics::{parse, tables};
 
 /// Metrics after one event of each kind.
@@ -25,6 +25,9 @@ fn exercised() -> Metrics {
     metrics.connections_reconciled(Family::V4, Duration::from_millis(1), 0);
     metrics.connections_not_reconciled(Family::V6);
     metrics.foreign_edit(Family::V6);
+    metrics.foreign_edits_missed();
+    metrics.clock_jumped();
+    metrics.fully_synced(Family::V4, FullSync::Changed);
     metrics.services_set_aside(Family::V6, 1);
     metrics.localhost_wanted(Family::V4);
     metrics.localhost_listener_opened(Family::V4);
@@ -77,16 +80,16 @@ fn every_metric_has_had_its_event() {
     assert_eq!(counted, shown as f64, "an event is missing in this test");
 }
 
-/// What README names is there, what it says is not there is not.
+/// What README and the table of faults name is there, what README says is not there is not.
 #[test]
-fn the_names_in_readme_are_true() {
+fn the_names_in_documents_are_true() {
     let readme = include_str!("../../../README.md");
     let (there, rest) = readme.split_once("\n### Metrics that are not there\n").unwrap();
     let (not_there, there_too) = rest.split_once("\n##").unwrap();
     // What goes on after an underscore stands for all that begin so.
     let is_listed = |name: &str| LIST.contains(&format!("`{name}{}", if name.ends_with('_') { "" } else { "`" }));
-    for name in names(there).chain(names(there_too)) {
-        assert!(is_listed(name), "README names {name}");
+    for name in names(there).chain(names(there_too)).chain(names(include_str!("../../../docs/faults.md"))) {
+        assert!(is_listed(name), "README or docs/faults.md names {name}");
     }
     let absent: Vec<_> = names(not_there).collect();
     assert!(absent.len() > 4 && !absent.iter().any(|name| is_listed(name)), "{absent:?}");

@@ -21,6 +21,7 @@ mod node_ports;
 mod policies;
 mod repair;
 mod restarts;
+mod rights;
 mod soak;
 mod source_ranges;
 mod takeover;

@@ -21,7 +21,7 @@ pub(crate) fn world() -> World {
     world
 }
 
-const WEB: [&str; 2] = ["web-0:8080", "web-1:8080"];
+pub(crate) const WEB: [&str; 2] = ["web-0:8080", "web-1:8080"];
 
 /// The ruleset, in no particular order.
 fn ruleset(world: &World) -> Vec<String> {
@@ -30,7 +30,7 @@ fn ruleset(world: &World) -> Vec<String> {
 
 /// Has `nft` edit our tables, by a shell script that succeeds, and makes sure that all is well again soon.
 fn repaired(edit: &str) {
-    let world = world();
+    let mut world = world();
     let mut running: Vec<_> =
         Family::ALL.into_iter().flat_map(|family| world.streams(family, &["web-0:8080"])).collect();
     world.check_from_outside(&WEB);
@@ -47,8 +47,7 @@ fn repaired(edit: &str) {
     all_alive(&mut running, "after a foreign edit and its repair");
     let edits: f64 = world.proxy.metric("slipstream_foreign_edits_total").unwrap().iter().sum();
     assert!(edits > 0.0);
-    let log = world.proxy.log();
-    assert!(log.contains("nft (process "), "who did it is not in\n{log}");
+    world.proxy.wait_for_log(0, "nft (process ").unwrap();
 }
 
 #[test]

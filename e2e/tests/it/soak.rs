@@ -43,29 +43,42 @@ impl Dice {
     }
 }
 
-/// The endpoints that each changing Service has, and those that it had before: a connection that began earlier may still
-/// have been sent there.
+/// The endpoints that each changing Service may have, and had before: a connection may take as long as several changes, where its first
+/// packet was dropped, and be sent by any of them.
 #[derive(Debug, Default)]
-struct Allowed(Mutex<[[BTreeSet<String>; 2]; 3]>);
+struct Allowed(Mutex<[History; 3]>);
+
+#[derive(Debug, Default)]
+struct History {
+    all: Vec<BTreeSet<String>>,
+    /// How many of these are over.
+    over: usize,
+}
 
 impl Allowed {
-    fn lock(&self) -> MutexGuard<'_, [[BTreeSet<String>; 2]; 3]> {
+    fn lock(&self) -> MutexGuard<'_, [History; 3]> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on a Service may have these endpoints, besides those that it has.
     fn begin(&self, service: usize, endpoints: BTreeSet<String>) {
-        self.lock()[service][1] = endpoints;
+        self.lock()[service].all.push(endpoints);
     }
 
     /// It has no others any more.
     fn end(&self, service: usize) {
-        let [now, next] = &mut self.lock()[service];
-        *now = std::mem::take(next);
+        let history = &mut self.lock()[service];
+        history.over = history.all.len() - 1;
     }
 
-    fn of(&self, service: usize) -> BTreeSet<String> {
-        self.lock()[service].iter().flatten().cloned().collect()
+    /// How many changes are over.
+    fn over(&self, service: usize) -> usize {
+        self.lock()[service].over
+    }
+
+    /// What a Service may have had since so many changes were over.
+    fn since(&self, service: usize, over: usize) -> BTreeSet<String> {
+        self.lock()[service].all[over..].iter().flatten().cloned().collect()
     }
 }
 
@@ -106,15 +119,15 @@ pub(crate) fn usable(ends: &[End], port: u16) -> BTreeSet<String> {
 }
 
 /// Connects to the frontends of a changing Service, one after the other, again and again.
-fn harass(client: &Namespace, to: [SocketAddr; 4], allowed: impl Fn() -> BTreeSet<String>, watch: &Watch) {
+fn harass(client: &Namespace, to: [SocketAddr; 4], (allowed, service): (&Allowed, usize), watch: &Watch) {
     for to in to.into_iter().cycle() {
         if watch.over.load(Ordering::Relaxed) {
             return;
         }
-        let before = allowed();
+        let before = allowed.over(service);
         // It may have no endpoint just now, or be closed to this client.
         if let Ok(reply) = ask_tcp(client, None, to) {
-            let all = &before | &allowed();
+            let all = allowed.since(service, before);
             assert!(all.contains(&reply.endpoint), "{to} led to {}, not to any of {all:?}", reply.endpoint);
             watch.answers.fetch_add(1, Ordering::Relaxed);
         }
@@ -151,7 +164,7 @@ fn random_changes_break_nothing_and_lead_nobody_astray() {
             for (family, client) in Family::ALL.into_iter().flat_map(|family| clients.map(|client| (family, client))) {
                 let (allowed, watch) = (&allowed, &watch);
                 let to = ways(family, number).map(|(_, to)| to.socket);
-                scope.spawn(move || harass(client, to, || allowed.of(index), watch));
+                scope.spawn(move || harass(client, to, (allowed, index), watch));
             }
         }
         let (inside, (outside, changes)) = Traffic::during(clients[0], stable[0], || {

@@ -96,6 +96,7 @@ impl Failure {
         match self {
             Self::List(error) => Some(RequestError::new::<T>(server, "list", error)),
             Self::WatchStart(error) if !is_expired(error) => Some(RequestError::new::<T>(server, "watch", error)),
+            Self::Watch(error @ kube::Error::SerdeError(_)) => Some(RequestError::new::<T>(server, "watch", error)),
             Self::Refused(status) if status.code != EXPIRED => {
                 Some(RequestError::other::<T>(server, "watch", refusal::<T>(status)))
             }
@@ -173,6 +174,7 @@ mod tests {
     fn what_loses_the_place_and_what_is_routine() {
         let status = |code| Status { code, ..Status::default() }.boxed();
         let broken = || kube::Error::ReadEvents(std::io::Error::other("reset"));
+        let garbage = || kube::Error::SerdeError(serde_json::from_str::<Status>("<html>").unwrap_err());
         for (failure, lost, warned) in [
             (Failure::Refused(status(410)), true, false),
             (Failure::Refused(status(504)), true, true),
@@ -182,6 +184,7 @@ mod tests {
             (Failure::WatchStart(api(503)), false, true),
             (Failure::WatchStart(broken()), false, true),
             (Failure::Watch(broken()), false, false),
+            (Failure::Watch(garbage()), true, true),
             (Failure::Ended, false, false),
             (Failure::List(api(500)), true, true),
             (Failure::NoVersion, true, true),

@@ -8,7 +8,7 @@ use config::NodePortAddresses;
 use model::{Family, PerFamily};
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
 use super::addresses::{NodeAddresses, interface_addresses};
@@ -16,6 +16,9 @@ use super::monitor::AddressMonitor;
 
 /// How long after an address came or went they are read: several that come together are one change.
 const SETTLE: Duration = Duration::from_millis(100);
+/// Or so many times as long as the last reading took, if that is longer: while thousands of devices come and go, each takes a while, and
+/// there is always something new.
+const SHARE: u32 = 20;
 /// How often they are read although nothing was heard.
 const POLL: Duration = Duration::from_secs(30);
 
@@ -65,14 +68,18 @@ impl PortAddresses {
         let mut monitor = AddressMonitor::open().inspect_err(|error| warn!("{error}: {DEAF}")).ok();
         let mut poll = interval(POLL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut settle = SETTLE;
         loop {
             tokio::select! {
                 () = changed.closed() => return,
-                () = heard(&mut monitor) => sleep(SETTLE).await,
+                () = heard(&mut monitor) => sleep(settle).await,
                 _ = poll.tick() => {}
                 Ok(()) = node.changed() => self.node = *node.borrow_and_update(),
             }
-            match spawn_blocking(interface_addresses).await {
+            let began = Instant::now();
+            let local = spawn_blocking(interface_addresses).await;
+            settle = SETTLE.max(began.elapsed() * SHARE);
+            match local {
                 Ok(Ok(local)) => {
                     for new in self.refresh(&local) {
                         // If nobody listens any more, the program is about to end.

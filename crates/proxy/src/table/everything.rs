@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use model::State;
 use ruleset::{Found, ReadError, Reconciler, Transaction};
-use telemetry::SyncKind;
+use telemetry::{FullSync, SyncKind};
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{Compiled, Job, Sync, Table};
 use crate::commit::Outcome;
@@ -66,6 +66,17 @@ impl Table {
         let full = self.compiler.compile_all(state);
         self.tell_compiled();
         self.commit(Job::Sync(Sync { replaced: true, ..sync }), full);
+    }
+
+    /// All of it is as it should be: says what that took.
+    pub(super) fn tell_of_all(&self, sync: &Sync) {
+        let (what, found) = match (sync.replaced, sync.operations) {
+            (true, _) => (FullSync::Replaced, "the table was written as a whole"),
+            (false, 0) => (FullSync::Unchanged, "the table that was there is as it should be"),
+            (false, _) => (FullSync::Changed, "what differed in the table that was there was changed"),
+        };
+        self.telemetry.metrics.fully_synced(self.family(), what);
+        info!(ipFamily = %self.family(), operations = sync.operations, "all rules are in place: {found}");
     }
 
     /// All that there is of a table was compiled.

@@ -40,9 +40,10 @@ impl Table {
                     warn!(ipFamily = %family, "{who} changed the table kube-proxy, which is ours: it is being repaired");
                 }
             }
-            ForeignEdit::Missed | ForeignEdit::Deaf(_) => {
-                debug!(ipFamily = %family, "commits of other programs may have been missed: the table is checked");
+            ForeignEdit::Missed | ForeignEdit::Deaf(_) if is_new => {
+                warn!(ipFamily = %family, "commits of other programs may have been missed: the table is checked");
             }
+            ForeignEdit::Missed | ForeignEdit::Deaf(_) => {}
         }
         self.everything = true;
         self.queued();

@@ -67,7 +67,11 @@ fn every_way_to_change_the_file_is_noticed() {
         let before = proxy.debug_lines();
         node.put(name, &format!("10.96.0.{}", 20 + changes));
         proxy.wait_for_rule(&format!("10.96.0.{}", 20 + changes));
-        assert_eq!(proxy.debug_lines() > before, text == loud, "{}", proxy.log());
+        if text == loud {
+            proxy.wait("details in the log", || proxy.debug_lines() > before);
+        } else {
+            assert_eq!(proxy.debug_lines(), before, "{}", proxy.log());
+        }
     };
     fs::write(&config, &loud).unwrap();
     expect(&loud, "written");

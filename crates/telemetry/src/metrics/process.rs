@@ -22,7 +22,7 @@ pub(super) struct StartTime(ProcessCollector);
 
 const CPU: &str = "process_cpu_seconds_total";
 const LOST: &str = "slipstream_log_lines_lost_total";
-const LOST_HELP: &str = "Log lines that standard error did not take, as when the disk behind it is full";
+const LOST_HELP: &str = "Log lines that standard error did not take: the disk behind it is full, or nobody reads them";
 const START: &str = "process_start_time_seconds";
 
 impl Process {

@@ -1,8 +1,9 @@
-//! What other programs do to the kernel's rules.
+//! What other programs do to the kernel's rules, and to us; and a kernel that is out of memory.
 
 use std::fs;
 use std::net::Ipv4Addr;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -15,11 +16,10 @@ use testing::netns::Namespace;
 
 use super::table::programmed;
 use crate::changes::all_alive;
-use crate::repair::world;
+use crate::repair::{WEB, world};
 use crate::soak::{Dice, seed};
 use crate::world::{HTTP, World, cluster_ip, everything};
 
-const WEB: [&str; 2] = ["web-0:8080", "web-1:8080"];
 /// How many changes are made meanwhile.
 const CHANGES: usize = 20;
 /// How often our table is edited.
@@ -150,7 +150,8 @@ fn edits_of_our_table_at_random_instants_of_changes_are_undone() {
     let refused = world.proxy.metric("kubeproxy_sync_proxy_rules_nftables_sync_failures_total").unwrap();
     println!("{edits} edits; syncs that the kernel refused meanwhile: {refused:?}");
     assert!(edits > 0.0);
-    assert!(world.proxy.log().contains("nft (process "), "{}", world.proxy.log_tail());
+    world.proxy.wait_for_log(0, "changed the table kube-proxy, which is ours: it is being repaired").unwrap();
+    world.proxy.wait_for_log(0, "nft (process ").unwrap();
 }
 
 /// The kernel tells of each element, and keeps only so much for who does not listen: a proxy that got no CPU for a while.
@@ -173,8 +174,117 @@ fn edits_that_were_not_heard_of_are_found_all_the_same() {
     kill(process, Signal::SIGCONT).unwrap();
     let node = world.cluster.clone();
     world.proxy.wait("the edit is undone", |_| Ok(programmed(&node.node) == wanted)).unwrap();
-    let log = world.proxy.log();
-    assert!(log.contains("commits of other programs may have been missed: the table is checked"), "{log}");
+    let missed = "commits of other programs may have been missed: the table is checked";
+    world.proxy.wait_for_log(0, missed).unwrap();
+    world.proxy.wait_for_log(0, "what differed in the table that was there was changed").unwrap();
+    assert!(world.proxy.metric("slipstream_foreign_edits_missed_total").unwrap()[0] > 0.0);
     world.check_from_outside(&WEB);
     all_alive(&mut running, "while the proxy stood still");
+}
+
+/// A memory cgroup whose threads the kernel refuses all memory that it takes for them. Whoever runs out of it is killed elsewhere, but
+/// not with cgroup v1. There, too, a thread may be in another one than its process, whose own memory is not limited then.
+struct NoMemory(PathBuf);
+
+impl NoMemory {
+    const ROOT: &str = "/sys/fs/cgroup/memory";
+
+    fn new() -> Self {
+        let missing = "this takes cgroup v1's memory controller, and the right to make a cgroup there";
+        let path = Path::new(Self::ROOT).join(format!("slipstream-{}", std::process::id()));
+        fs::create_dir(&path).expect(missing);
+        let cgroup = Self(path);
+        cgroup.write("memory.oom_control", "1");
+        cgroup.write("memory.limit_in_bytes", "0");
+        cgroup
+    }
+
+    fn write(&self, file: &str, value: &str) {
+        fs::write(self.0.join(file), value).unwrap();
+    }
+
+    /// Takes in the threads of this name; returns how many there are.
+    fn take(&self, process: u32, name: &str) -> usize {
+        let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap().map(|thread| thread.unwrap().path());
+        let is_named = |thread: &PathBuf| fs::read_to_string(thread.join("comm")).is_ok_and(|comm| comm.trim() == name);
+        let named = threads.filter(is_named);
+        named.inspect(|thread| self.write("tasks", thread.file_name().unwrap().to_str().unwrap())).count()
+    }
+
+    fn end(&self) {
+        self.write("memory.limit_in_bytes", "-1");
+    }
+}
+
+impl Drop for NoMemory {
+    fn drop(&mut self) {
+        // It can go when no thread is in it.
+        for thread in fs::read_to_string(self.0.join("tasks")).unwrap_or_default().lines() {
+            fs::write(Path::new(Self::ROOT).join("tasks"), thread).ok();
+        }
+        fs::remove_dir(&self.0).ok();
+    }
+}
+
+#[test]
+#[ignore = "it takes cgroup v1's memory controller: `make unit` runs it where there is one"]
+fn a_kernel_without_memory_is_told_of_and_made_up_for() {
+    let mut world = world();
+    let mut running: Vec<_> = Family::ALL.into_iter().flat_map(|family| world.streams(family, &WEB)).collect();
+    let wanted = programmed(&world.cluster.node);
+    let memory = NoMemory::new();
+    assert_eq!(memory.take(world.proxy.process().unwrap(), "committer"), 2, "one for each family");
+    let [v4, v6] = world.slices("other", &[HTTP], &[(2, "")]);
+    world.proxy.manifests().put("other.yaml", &[&everything("other", 3), &v4, &v6]).unwrap();
+    for line in ["nftables sync failed, the rules in place stay", "Cannot allocate memory", "out of memory: free some"]
+    {
+        world.proxy.wait_for_log(0, line).unwrap();
+    }
+    let failures = || world.proxy.metric("kubeproxy_sync_proxy_rules_nftables_sync_failures_total").unwrap();
+    assert!(failures().iter().all(|failures| *failures > 0.0), "{:?}", failures());
+    assert_eq!(programmed(&world.cluster.node), wanted);
+    world.check_from_outside(&WEB);
+    memory.end();
+    world.proxy.wait_for_log(0, "nftables sync works again, all changes are in place").unwrap();
+    let cluster = world.cluster.clone();
+    let all = |_: &mut _| Ok(programmed(&cluster.node).len() > wanted.len());
+    world.proxy.wait("the change is in place", all).unwrap();
+    world.check_from_outside(&WEB);
+    all_alive(&mut running, "while the kernel had no memory");
+}
+
+/// Debuggers, job control, supervisors: it is stopped, goes on, and is told of what does not concern it. What waits is interrupted.
+#[test]
+fn signals_by_the_thousand_hold_nothing_up() {
+    let mut world = world();
+    let mut running: Vec<_> = Family::ALL.into_iter().flat_map(|family| world.streams(family, &WEB)).collect();
+    let process = Pid::from_raw(world.proxy.process().unwrap().cast_signed());
+    let (over, signals) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let to = (cluster_ip(Family::V6, 1), 80).into();
+    let cluster = world.cluster.clone();
+    let (traffic, ()) = thread::scope(|scope| {
+        scope.spawn(|| {
+            use Signal::{SIGCHLD, SIGCONT, SIGSTOP, SIGURG, SIGWINCH};
+            for signal in [SIGSTOP, SIGCONT, SIGCHLD, SIGURG, SIGWINCH].into_iter().cycle() {
+                if over.load(Ordering::Relaxed) && signal == SIGSTOP {
+                    return;
+                }
+                kill(process, signal).unwrap();
+                signals.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(Duration::from_micros(200));
+            }
+        });
+        Traffic::during(&cluster.client, to, || {
+            let _over = SetWhenDropped(&over);
+            world.change_other(0..CHANGES);
+            world.cluster.node.sh("nft flush map ip kube-proxy endpoints").unwrap();
+            world.proxy.wait_for_log(0, "changed the table kube-proxy, which is ours: it is being repaired").unwrap();
+            world.change_other(CHANGES..2 * CHANGES);
+        })
+    });
+    assert_eq!(traffic.failures(), None, "of {} connections\n{}", traffic.count(), world.proxy.log_tail());
+    let signals = signals.into_inner();
+    assert!(signals > 1000, "{signals} signals are too few to tell");
+    all_alive(&mut running, "while signals came");
+    world.check_from_outside(&WEB);
 }

@@ -10,6 +10,7 @@ use e2e::{Proxy, Settings, Traffic};
 use model::Family;
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use testing::http;
 use testing::netns::{Cluster, Namespace};
 use testing::traffic::Stream;
 
@@ -84,6 +85,8 @@ fn killed_at_random_instants_it_finds_its_way_back() {
             kills.end();
         })
     });
+    let connections = inside.count() + outside.count();
+    println!("{} kills, during which {connections} connections to the stable Service were made", kills.kills);
     for traffic in [inside, outside] {
         assert!(traffic.count() > wanted, "too few connections to tell: {}", traffic.count());
         assert_eq!(traffic.failures(), None, "of {} connections to the stable Service", traffic.count());
@@ -150,8 +153,15 @@ impl Kills {
     /// Starts it, and compares its rules with those that one makes that knows nothing of the past. Returns the outline of these.
     fn restart(&mut self) -> String {
         let proxy = &mut self.world.proxy;
+        let logged = proxy.logged();
         let began = proxy.launch(&Settings::default()).unwrap();
         proxy.wait_synced(began).unwrap();
+        // It says what it found, and that it had to replace neither table.
+        proxy.wait_for_log(logged, "all rules are in place: ").unwrap();
+        let (_, metrics) = http::fetch(&self.world.cluster.node, 10249, "/metrics").unwrap();
+        let syncs: Vec<_> = metrics.lines().filter(|line| line.starts_with("slipstream_full_syncs_total{")).collect();
+        let adopted = |line: &&str| line.ends_with(" 1") && (line.contains("unchanged") || line.contains("\"changed"));
+        assert!(syncs.len() == 2 && syncs.iter().all(adopted), "{syncs:?}\n{}", self.world.proxy.log_tail());
         all_alive(&mut self.running, "when the proxy was killed and came back");
         self.twin.run(&Settings::default()).unwrap();
         let node = &self.twin_cluster.node;

@@ -1,6 +1,8 @@
 //! The node: its clock, its disk, its network devices.
 
-use std::fs;
+use std::fmt::Display;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -9,9 +11,12 @@ use std::time::{Duration, Instant};
 use e2e::{PATIENCE, Settings, Traffic};
 use model::Family;
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use serde_json::json;
 use testing::netns::Namespace;
 use testing::traffic::ask_tcp;
-use testing::{http, metrics};
+use testing::{http, metrics, objects};
 
 use crate::changes::all_alive;
 use crate::world::{HTTP, World, cluster_ip, everything};
@@ -20,6 +25,8 @@ use crate::world::{HTTP, World, cluster_ip, everything};
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 /// A change is in force within this, whatever the time of day, under the product's own settings.
 const FOLLOWED: Duration = Duration::from_secs(10);
+/// What is logged in place of lines that are lost.
+const LOST: &str = " log lines were lost here, because standard error did not take them";
 /// Network devices of a node with many pods.
 const LINKS: usize = 2000;
 
@@ -46,6 +53,30 @@ impl World {
         let to = (cluster_ip(Family::V4, 1), 80).into();
         let (traffic, ()) = Traffic::during(&cluster.client, to, || doing(self));
         assert_eq!(traffic.failures(), None, "of {} connections\n{}", traffic.count(), self.proxy.log_tail());
+    }
+
+    fn lost_lines(&self) -> f64 {
+        self.proxy.metric("slipstream_log_lines_lost_total").unwrap()[0]
+    }
+
+    /// Has it log a line for each of many changes, as it does where it is told when they were made, until some lines are lost. With each
+    /// change, endpoints get a port of which nothing was known, the first of which is this.
+    fn log_until_lines_are_lost(&mut self, first_port: u16) {
+        let before = self.lost_lines();
+        for port in first_port.. {
+            if self.lost_lines() > before {
+                return;
+            }
+            assert!(port < first_port + 1000, "a log that nobody reads takes whatever there is");
+            let changed = json!({"endpoints.kubernetes.io/last-change-trigger-time": "2100-01-01T00:00:00Z"});
+            let slice = |number| {
+                let slice = objects::slice("default", &format!("many-{number}"), "many").endpoint("10.1.0.250");
+                slice.port("http", "TCP", port).set("/metadata/annotations", changed.clone())
+            };
+            let slices: Vec<_> = (0..500).map(slice).collect();
+            let slices: Vec<_> = slices.iter().map(|slice| slice as &dyn Display).collect();
+            self.proxy.apply("many.yaml", &slices).unwrap();
+        }
     }
 }
 
@@ -86,6 +117,8 @@ fn a_clock_that_jumps_holds_nothing_up() {
         }
     });
     all_alive(&mut running, "while the clock jumped");
+    world.proxy.wait_for_log(0, "because somebody set it or the node slept").unwrap();
+    assert!(world.proxy.metric("slipstream_clock_jumps_total").unwrap()[0] > 0.0);
     let (_, page) = http::fetch(&world.cluster.node, 10249, "/metrics").unwrap();
     for (name, family) in metrics::parse(&page).unwrap() {
         assert!(family.samples.values().all(|value| *value >= 0.0), "{name} is negative:\n{page}");
@@ -134,9 +167,8 @@ fn a_full_disk_costs_log_lines_and_nothing_else() {
     world.lead_to(0, "before the disk was full");
     world.under_traffic(|world| {
         disk.fill();
-        let lost = |world: &World| world.proxy.metric("slipstream_log_lines_lost_total").unwrap()[0];
         let mut end = 0;
-        while lost(world) == 0.0 {
+        while world.lost_lines() == 0.0 {
             end += 1;
             world.lead_to(end % 3, "while the disk filled up");
         }
@@ -144,11 +176,45 @@ fn a_full_disk_costs_log_lines_and_nothing_else() {
         world.proxy.stop(Signal::SIGKILL).unwrap();
         world.proxy.launch(&Settings::default()).unwrap();
         world.lead_to((end + 1) % 3, "after a start with a full disk");
-        assert!(lost(world) > 0.0);
+        assert!(world.lost_lines() > 0.0);
         disk.make_room();
         world.lead_to((end + 2) % 3, "when there is room again");
-        let told = " log lines were lost before the last one, because standard error did not take them";
-        world.proxy.wait("the loss is told", |proxy| Ok(proxy.log().contains(told))).unwrap();
+        world.proxy.wait_for_log(0, LOST).unwrap();
+    });
+}
+
+/// A container runtime that does not read what its containers write.
+#[test]
+fn a_log_that_nobody_reads_costs_lines_and_nothing_else() {
+    let mut world = World::prepare();
+    let files = tempfile::tempdir().unwrap();
+    let path = files.path().join("log");
+    mkfifo(&path, Mode::S_IRWXU).unwrap();
+    // To open it for reading alone would be to wait for a writer.
+    let mut log = BufReader::new(File::options().read(true).write(true).open(&path).unwrap()).lines();
+    world.proxy.log_to(path);
+    world.proxy.run(&Settings::default()).unwrap();
+    world.lead_to(0, "while the log has room");
+    world.under_traffic(|world| {
+        world.log_until_lines_are_lost(1000);
+        let took = world.lead_to(1, "while nobody reads the log");
+        assert!(took < FOLLOWED, "a change was followed after {took:?}");
+        // It is read again.
+        thread::scope(|scope| {
+            // As many lines as never wait.
+            let told = scope.spawn(|| log.by_ref().take(20_000).map(Result::unwrap).find(|line| line.contains(LOST)));
+            for end in (0..3).cycle().take_while(|_| !told.is_finished()) {
+                world.lead_to(end, "when the log is read again");
+            }
+            println!("{}", told.join().unwrap().expect("a line that tells of those that were lost"));
+        });
+        // It is not, and its end does not wait for that.
+        world.log_until_lines_are_lost(2000);
+        let began = Instant::now();
+        world.proxy.stop(Signal::SIGTERM).unwrap();
+        assert!(began.elapsed() < FOLLOWED, "it ended after {:?}", began.elapsed());
+        world.proxy.launch(&Settings::default()).unwrap();
+        world.lead_to(2, "after a start while nobody reads the log");
     });
 }
 
@@ -167,7 +233,7 @@ fn links(node: &Namespace) -> usize {
 /// Each device is told of with a message, and none of them costs a look at all others.
 #[test]
 fn thousands_of_network_devices_come_and_go() {
-    let mut world = World::new(&Settings { node_port_addresses: &["0.0.0.0/0", "::/0"], ..Settings::default() });
+    let mut world = World::new(&Settings { node_port_addresses: &["198.18.0.0/15"], ..Settings::default() });
     world.lead_to(0, "before");
     let mut running: Vec<_> =
         Family::ALL.into_iter().flat_map(|family| world.streams(family, &["web-0:8080"])).collect();
@@ -186,6 +252,7 @@ fn thousands_of_network_devices_come_and_go() {
         while ask_tcp(node, None, node_port).is_err() {
             assert!(began.elapsed() < PATIENCE, "the new address takes no NodePort\n{}", world.proxy.log_tail());
         }
+        world.proxy.wait_for_log(0, "the addresses that NodePorts answer on have changed").unwrap();
         let took = world.lead_to(1, "with thousands of devices");
         assert!(took < FOLLOWED, "a change was followed after {took:?}");
         each_pair(&world.cluster.node, "link delete a#");

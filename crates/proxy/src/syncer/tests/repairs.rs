@@ -75,6 +75,8 @@ async fn an_edit_that_changes_nothing_is_looked_at_and_costs_no_commit() {
     // At the start, at once, and a second later for the second edit.
     assert_eq!((harness.kernels.v4.readings(), harness.kernels.v6.readings()), (3, 2));
     assert_eq!(harness.edits(), 1, "what was missed may have been nothing");
+    assert!(harness.metric("slipstream_foreign_edits_missed_total 1"));
+    assert!(harness.metric(r#"slipstream_full_syncs_total{ip_family="IPv4",result="unchanged"} 2"#));
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,4 +164,7 @@ async fn a_table_that_cannot_be_read_is_replaced() {
     let commit = harness.commit_of(Family::V4).await;
     assert!(commit.accepted && commit.is_full());
     assert_eq!(harness.kernels.v4.table(Family::V4), intact);
+    sleep(HOUR).await;
+    // As at the start.
+    assert!(harness.metric(r#"slipstream_full_syncs_total{ip_family="IPv4",result="replaced"} 2"#));
 }
