@@ -27,7 +27,7 @@ pub(crate) fn service(scale: Scale, i: u32) -> Value {
 
 /// The slice of Service `i`, as made by the controller. In one of two places, by `n`, is its first endpoint.
 pub(crate) fn slice(scale: Scale, i: u32, n: u32) -> Value {
-    let mut slice = scale.slice_object(i);
+    let mut slice = scale.slice_objects(i).next().unwrap_or_default();
     slice["endpoints"][0]["addresses"][0] = format!("10.{}.{}.{}", 252 + n % 2, i / 250 % 250, i % 250 + 1).into();
     let service = slice["metadata"]["labels"]["kubernetes.io/service-name"].clone();
     for (index, endpoint) in slice["endpoints"].as_array_mut().into_iter().flatten().enumerate() {
