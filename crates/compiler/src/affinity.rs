@@ -96,7 +96,7 @@ impl Affinity {
     /// The operations that create, in a table made from nothing, what was found before or is needed.
     pub(crate) fn create(&mut self, layout: &Layout) -> Vec<Op> {
         let timeouts = self.timeouts.create();
-        self.exists |= !timeouts.is_empty() || !self.gone.is_empty();
+        self.exists |= !timeouts.is_empty() || !self.gone.is_empty() || !self.left.is_empty();
         if !self.exists {
             return Vec::new();
         }

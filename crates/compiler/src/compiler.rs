@@ -131,6 +131,8 @@ impl Compiler {
     /// Takes note of what the change of these Services takes away from flows and from clients with session affinity, for the next
     /// [`Compiler::compile_all`], which looks at what is there and not at what was.
     pub fn follow(&mut self, state: &State, services: &BTreeSet<ServiceName>) {
+        // Of a table of which not all parts came.
+        drop(self.edit_rest(state, usize::MAX));
         if !self.programmed.is_empty() {
             drop(self.edit(state, services));
         }

@@ -1,7 +1,7 @@
 //! Decoding that never fails on account of a value.
 //!
-//! kube decodes a whole list, or one line of a watch, in one go: one value of the wrong type would lose the list, or lose
-//! the event and leave stale state behind. [`Lenient`] takes any value of any type; the oddity is told later, by the
+//! A list, and one line of a watch, is decoded in one go: one value of the wrong type would lose the list, or lose the event
+//! and leave stale state behind. [`Lenient`] takes any value of any type; the oddity is told later, by the
 //! conversion, which knows the object and the field.
 
 use std::fmt;

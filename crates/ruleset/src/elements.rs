@@ -136,10 +136,11 @@ impl ElementsBuilder {
     /// The elements, of each key one, and whether no key was added twice.
     pub fn finish(self) -> (Elements, bool) {
         let added = self.len();
-        let Elements { shape, mut packed, mut others } = self.0;
-        sort(&mut packed, shape.record());
-        remove_repeated(&mut packed, shape);
-        packed.shrink_to_fit();
+        let Elements { shape, packed, mut others } = self.0;
+        let mut records: Vec<_> = packed.chunks_exact(shape.record().max(1)).collect();
+        records.sort_unstable();
+        records.dedup_by_key(|record| &record[..shape.key]);
+        let packed = records.concat();
         others.sort_by_key(|element| element.key);
         others.dedup_by_key(|element| element.key);
         let mut elements = Elements { shape, packed, others: Vec::new() };
@@ -181,34 +182,6 @@ impl Shape {
         let key = Words::from_bytes(key).unwrap_or(Words::build().finish());
         Element { key, data: value.map_or(Data::None, Data::Value), comment: None }
     }
-}
-
-/// Sorts records of so many bytes.
-fn sort(records: &mut [u8], length: usize) {
-    /// For each length there may be, as only records of a known one can be swapped.
-    macro_rules! by_length {
-        ($($length:literal)*) => {
-            match length {
-                $($length => records.as_chunks_mut::<$length>().0.sort_unstable(),)*
-                _ => debug_assert!(records.is_empty(), "no key and value have {length} bytes"),
-            }
-        };
-    }
-    by_length!(4 8 12 16 20 24 28 32 36 40 44 48 52 56 60 64);
-}
-
-/// Keeps the first of those with the same key.
-fn remove_repeated(records: &mut Vec<u8>, shape: Shape) {
-    let length = shape.record();
-    let mut kept = 0;
-    for start in (0..records.len()).step_by(length.max(1)) {
-        let is_new = kept == 0 || records[kept - length..][..shape.key] != records[start..][..shape.key];
-        if is_new {
-            records.copy_within(start..start + length, kept);
-            kept += length;
-        }
-    }
-    records.truncate(kept);
 }
 
 #[cfg(test)]

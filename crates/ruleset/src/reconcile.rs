@@ -88,6 +88,7 @@ impl Reconciler {
                 Op::AddRule(rule) => wanted.rules.entry(rule.chain.clone()).or_default().push(rule.clone()),
                 Op::AddSet(set) => wanted.sets.push(set.clone()),
                 Op::AddElements { set, elements } => {
+                    debug_assert!(wanted.sets.contains(set), "{} is nobody's", set.name);
                     if matches!(set.kind, SetKind::Static) {
                         let difference = wanted.elements.entry(set.name.clone()).or_default();
                         difference.take(elements, self.found.sets.get(&set.name));

@@ -45,7 +45,8 @@ impl Compiler {
     /// What a frontend leads to, if anyone has it.
     fn view(&self, frontend: Frontend) -> Option<View<'_>> {
         let owner = self.claims.owner(frontend)?;
-        let port = self.programmed.get(&owner.service)?.iter().find(|port| port.name == *owner)?;
+        let ports = self.programmed.get(&owner.service).or_else(|| self.rest.get(&owner.service))?;
+        let port = ports.iter().find(|port| port.name == *owner)?;
         Some(port.rules.view(frontend))
     }
 

@@ -63,8 +63,10 @@ pub(super) enum Failure {
     Refused(Box<Status>),
     /// It is not said which version an object or a list is.
     NoVersion,
-    /// The server did not answer a list in time.
+    /// The server did not answer a list in time, or did not go on with it.
     Silent(Duration),
+    /// The server did not begin with a watch in time.
+    NoWatch(Duration),
     /// The watch ended before it was to.
     Ended,
 }
@@ -80,7 +82,7 @@ impl Failure {
             Self::WatchStart(kube::Error::Api(status)) => !matches!(status.code, 401 | 403 | 429 | 500..=503),
             // An event that could not be decoded is lost: only a list can make up for it.
             Self::Watch(error) => matches!(error, kube::Error::SerdeError(_)),
-            Self::WatchStart(_) | Self::Ended => false,
+            Self::WatchStart(_) | Self::NoWatch(_) | Self::Ended => false,
         }
     }
 
@@ -105,6 +107,7 @@ impl Failure {
                 Some(RequestError::other::<T>(server, "watch", reason))
             }
             Self::Silent(patience) => Some(RequestError::silent::<T>(server, "list", *patience)),
+            Self::NoWatch(patience) => Some(RequestError::silent::<T>(server, "watch", *patience)),
             Self::WatchStart(_) | Self::Watch(_) | Self::Refused(_) | Self::Ended => None,
         }
     }
@@ -116,7 +119,7 @@ impl std::fmt::Display for Failure {
             Self::List(error) | Self::WatchStart(error) | Self::Watch(error) => f.write_str(&root_cause(error)),
             Self::Refused(status) => f.write_str(&status.message),
             Self::NoVersion => f.write_str("no resourceVersion"),
-            Self::Silent(_) => f.write_str("no answer"),
+            Self::Silent(_) | Self::NoWatch(_) => f.write_str("no answer"),
             Self::Ended => f.write_str("end of stream"),
         }
     }
@@ -186,6 +189,7 @@ mod tests {
             (Failure::Watch(broken()), false, false),
             (Failure::Watch(garbage()), true, true),
             (Failure::Ended, false, false),
+            (Failure::NoWatch(Duration::ZERO), false, true),
             (Failure::List(api(500)), true, true),
             (Failure::NoVersion, true, true),
         ] {

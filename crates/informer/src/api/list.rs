@@ -59,7 +59,11 @@ pub(super) async fn receive<T: DeserializeOwned + Send + 'static>(
         (Err(failure), _) => Err(failure),
         (Ok(()), Ok(Ok(head))) => Ok(head),
         (Ok(()), Ok(Err(error))) => Err(Failure::List(kube::Error::SerdeError(error))),
-        (Ok(()), Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
+        (Ok(()), Err(stopped)) => match stopped.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The program is about to end.
+            Err(_cancelled) => Err(Failure::Ended),
+        },
     };
     Ok(head)
 }
@@ -67,7 +71,12 @@ pub(super) async fn receive<T: DeserializeOwned + Send + 'static>(
 async fn feed(body: impl AsyncBufRead, pieces: mpsc::Sender<Bytes>, patience: Duration) -> Result<(), Failure> {
     let mut body = pin!(body);
     loop {
-        let piece = match timeout(patience, body.fill_buf()).await {
+        let next = tokio::select! {
+            next = timeout(patience, body.fill_buf()) => next,
+            // The decoder has had enough, and says why.
+            () = pieces.closed() => return Ok(()),
+        };
+        let piece = match next {
             Ok(Ok([])) => return Ok(()),
             Ok(Ok(piece)) => Bytes::copy_from_slice(piece),
             Ok(Err(error)) => return Err(Failure::List(kube::Error::ReadEvents(error))),
@@ -75,7 +84,6 @@ async fn feed(body: impl AsyncBufRead, pieces: mpsc::Sender<Bytes>, patience: Du
         };
         body.consume_unpin(piece.len());
         if pieces.send(piece).await.is_err() {
-            // The decoder has had enough, and says why.
             return Ok(());
         }
     }

@@ -18,7 +18,7 @@ use crate::lenient::Lenient;
 use crate::problem::{Event, Reporter};
 use crate::slim::{ApiObject, Item};
 
-/// How long the server may take to begin with a list, and to go on with it. It gives up by itself after a minute
+/// How long the server may take to begin with a list or a watch, and to go on with a list. It gives up by itself after a minute
 /// (`--request-timeout`); this is for one that is there but never answers.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// How long a watch is asked to last, in seconds. Which of it is random, so that the nodes of a cluster that were started
@@ -179,10 +179,10 @@ where
                 ..WatchParams::default()
             };
             let began = Instant::now();
-            let mut events = match timeout(lasts + GRACE, api.watch(&parameters, version)).await {
+            let mut events = match timeout(PATIENCE, api.watch(&parameters, version)).await {
                 Ok(Ok(events)) => pin!(events),
                 Ok(Err(error)) => return Ok(Failure::WatchStart(error)),
-                Err(_elapsed) => continue,
+                Err(_elapsed) => return Ok(Failure::NoWatch(PATIENCE)),
             };
             self.recovered();
             while let Ok(event) = timeout(lasts + GRACE, events.try_next()).await {
@@ -209,6 +209,9 @@ where
         let (item, seen): (_, fn(_) -> _) = match event {
             WatchEvent::Added(item) | WatchEvent::Modified(item) => (item, Seen::Object),
             WatchEvent::Deleted(item) => (item, Seen::Gone),
+            WatchEvent::Bookmark(bookmark) if bookmark.metadata.resource_version.is_empty() => {
+                return Ok(Err(Failure::NoVersion));
+            }
             WatchEvent::Bookmark(bookmark) => {
                 *version = bookmark.metadata.resource_version;
                 return Ok(Ok(()));

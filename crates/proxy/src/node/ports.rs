@@ -78,7 +78,7 @@ impl PortAddresses {
             }
             let began = Instant::now();
             let local = spawn_blocking(interface_addresses).await;
-            settle = SETTLE.max(began.elapsed() * SHARE);
+            settle = (began.elapsed() * SHARE).clamp(SETTLE, POLL);
             match local {
                 Ok(Ok(local)) => {
                     for new in self.refresh(&local) {

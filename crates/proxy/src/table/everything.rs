@@ -22,17 +22,16 @@ impl Table {
         self.pacer.started();
         let waiting = std::mem::take(&mut self.waiting);
         self.compiler.follow(state, &waiting);
-        let found = found.unwrap_or_else(|error| {
-            warn!(ipFamily = %self.family(), "the table is replaced as a whole: {error}");
-            None
-        });
-        let triggered = std::mem::take(&mut self.triggered);
-        let sync = Sync::new(SyncKind::Full, began, triggered);
+        let sync = Sync::new(SyncKind::Full, began, std::mem::take(&mut self.triggered));
         match found {
-            Some(found) => self.reconcile(state, sync, found),
-            None => {
-                let first = self.compiler.compile_first(state, PART);
+            Ok(Some(found)) => self.reconcile(state, sync, found),
+            Ok(None) => {
+                let first = self.compile_first(state, PART);
                 self.commit_part(state, Sync { replaced: true, ..sync }, first);
+            }
+            Err(error) => {
+                warn!(ipFamily = %self.family(), "the table is replaced as a whole: {error}");
+                self.replace(state, sync);
             }
         }
     }
@@ -41,9 +40,6 @@ impl Table {
     pub(super) fn commit_part(&mut self, state: &State, sync: Sync, part: Transaction) {
         self.commit(Job::Sync(sync), part);
         self.next_part = self.compiler.compile_next(state, PART);
-        if self.next_part.is_none() {
-            self.tell_compiled();
-        }
     }
 
     /// Writes what differs from what was found.
@@ -52,20 +48,31 @@ impl Table {
         self.compiler.adopt(Arc::clone(&found));
         let (family, table) = self.compiler.table();
         let mut reconciler = Reconciler::new(family, table, found);
-        reconciler.take(&self.compiler.compile_first(state, PART));
+        reconciler.take(&self.compile_first(state, PART));
         while let Some(part) = self.compiler.compile_next(state, PART) {
             reconciler.take(&part);
         }
-        self.tell_compiled();
         let reply = self.start(Job::Sync(sync));
         self.committer.reconcile(reconciler, Box::new(|outcome| reply(Outcome::Written(outcome))));
     }
 
-    /// Replaces a table that cannot be made the wanted one, at once, so that there is always one or the other.
+    /// Replaces a table that cannot be read, or cannot be made the wanted one: at once, so that there is always one or the other.
     pub(super) fn replace(&mut self, state: &State, sync: Sync) {
-        let full = self.compiler.compile_all(state);
-        self.tell_compiled();
+        // What came since it was compared.
+        let waiting = std::mem::take(&mut self.waiting);
+        self.compiler.follow(state, &waiting);
+        let full = self.compile_first(state, usize::MAX);
         self.commit(Job::Sync(Sync { replaced: true, ..sync }), full);
+    }
+
+    /// Compiles everything anew, and takes note of what is told once it is written: all parts are of the state of this moment.
+    fn compile_first(&mut self, state: &State, most: usize) -> Transaction {
+        let first = self.compiler.compile_first(state, most);
+        self.compiled = Some(Compiled::Everything);
+        self.tell_conflicts();
+        let (services, endpoints) = self.compiler.compiled();
+        debug!(ipFamily = %self.family(), numServices = services, numEndpoints = endpoints, "Reloading service nftables data");
+        first
     }
 
     /// All of it is as it should be: says what that took.
@@ -77,13 +84,5 @@ impl Table {
         };
         self.telemetry.metrics.fully_synced(self.family(), what);
         info!(ipFamily = %self.family(), operations = sync.operations, "all rules are in place: {found}");
-    }
-
-    /// All that there is of a table was compiled.
-    fn tell_compiled(&mut self) {
-        self.compiled = Some(Compiled::Everything);
-        self.tell_conflicts();
-        let (services, endpoints) = self.compiler.compiled();
-        debug!(ipFamily = %self.family(), numServices = services, numEndpoints = endpoints, "Reloading service nftables data");
     }
 }

@@ -37,8 +37,8 @@ impl Kernel {
             )?,
             commit_longest: register.float_gauges(
                 "slipstream_kernel_commit_longest_seconds",
-                "The longest that the kernel took for a transaction since the start, in seconds; other programs that change nftables waited \
-                 meanwhile",
+                "The longest that the kernel took for a transaction of a sync since the start, in seconds; other programs that change nftables \
+                 waited meanwhile",
             )?,
             operations: register.counters(
                 "slipstream_transaction_operations_total",

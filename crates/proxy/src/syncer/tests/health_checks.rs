@@ -10,21 +10,21 @@ use super::*;
 
 const LONG: Duration = Duration::from_secs(3600);
 
-fn balanced(name: &str) -> Update {
+pub(super) fn balanced(name: &str) -> Update {
     let Update::Service(service) = service(name) else { unreachable!() };
     let health_check_node_port = PortNumber::new(32_100);
     Update::Service(model::Service { external_policy: TrafficPolicy::Local, health_check_node_port, ..service })
 }
 
 /// So many endpoints on this node.
-fn local(name: &str, endpoints: u8) -> Update {
+pub(super) fn local(name: &str, endpoints: u8) -> Update {
     let Update::Slice(mut slice) = slice(name, endpoints) else { unreachable!() };
     slice.endpoints.iter_mut().for_each(|endpoint| endpoint.local = true);
     Update::Slice(slice)
 }
 
 /// What IPv4 was told since the last call.
-fn told(harness: &mut Harness) -> Vec<Option<usize>> {
+pub(super) fn told(harness: &mut Harness) -> Vec<Option<usize>> {
     let told = harness.answers.told().into_iter().filter(|(family, ..)| *family == Family::V4);
     told.map(|(_, name, endpoints)| {
         assert_eq!(name, "web");

@@ -2,6 +2,7 @@
 
 use testing::scale::Scale;
 
+use super::health_checks::{balanced, local, told};
 use super::*;
 use crate::table::everything::PART;
 
@@ -46,4 +47,37 @@ async fn a_part_that_fails_is_made_up_for() {
     whole.commit_of(Family::V4).await;
     sleep(HOUR).await;
     assert_eq!(harness.kernels.v4.elements(Family::V4), whole.kernels.v4.elements(Family::V4));
+}
+
+/// There must be no moment without Services.
+#[tokio::test(start_paused = true)]
+async fn a_large_table_that_cannot_be_read_is_replaced_in_one_transaction() {
+    let mut harness = Harness::start();
+    send_all(&harness).await;
+    sleep(HOUR).await;
+    while harness.commits.try_recv().is_ok() {}
+    harness.kernels.v4.get_unreadable();
+    harness.edited(vec![]).await;
+    let commit = harness.commit_of(Family::V4).await;
+    assert!(commit.accepted && commit.is_full() && commit.transaction.len() > SCALE.0 as usize * EACH);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_load_balancers_are_told_after_the_last_part_is_what_the_parts_have() {
+    let mut harness = Harness::start();
+    harness.kernels.v4.get_stuck();
+    send_all(&harness).await;
+    harness.updates.send(vec![balanced("web"), local("web", 1)]).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    // The table is read, the first part is on its way, and then the last is.
+    for _ in 0..2 {
+        harness.kernels.v4.let_one_go();
+        sleep(Duration::from_secs(1)).await;
+    }
+    harness.updates.send(vec![local("web", 2)]).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(told(&mut harness), []);
+    harness.kernels.v4.let_go();
+    sleep(HOUR).await;
+    assert_eq!(told(&mut harness), [Some(1), Some(2)]);
 }

@@ -18,7 +18,7 @@ fn name(text: &str) -> Name {
 
 impl Harness {
     /// Has another program change the IPv4 table, and tells the syncer.
-    async fn edited(&self, ops: Vec<Op>) {
+    pub(super) async fn edited(&self, ops: Vec<Op>) {
         self.kernels.v4.edit(Family::V4, ops);
         self.edits.send(edit(Family::V4)).await.unwrap();
     }
