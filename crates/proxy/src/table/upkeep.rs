@@ -108,10 +108,12 @@ impl Table {
     pub(super) fn set_aside(&mut self, error: &CommitError, is_again: bool, now: Instant) -> bool {
         let CommitError::Rejected { rejections } = error else { return false };
         // What is there already, or is not there, may be another program's doing since the table was read: to read it again
-        // mends that. If it does not, it is what the Services want. That we may not is never their doing: the table is another's.
+        // mends that. If it does not, it is what the Services want, unless more than elements is refused: then the table has gone. That
+        // we may not is never their doing: the table is another's.
+        let only_elements = rejections.iter().all(|rejection| rejection.element.is_some());
         let is_own = |rejection: &&Rejection| match rejection.source.kind() {
             ErrorKind::PermissionDenied => false,
-            ErrorKind::AlreadyExists | ErrorKind::NotFound => is_again,
+            ErrorKind::AlreadyExists | ErrorKind::NotFound => is_again && only_elements,
             _ => true,
         };
         let elements = rejections.iter().filter(is_own).filter_map(|rejection| rejection.element.as_ref());

@@ -19,6 +19,8 @@ pub(super) enum Fault {
     Refused(Errno),
     /// It refuses the first operation, or its first element.
     Rejected(Errno),
+    /// The table has gone since it was read.
+    Gone,
     /// It commits it, or does not, and the answer is lost.
     Lost {
         /// Why it is lost.
@@ -38,6 +40,13 @@ impl Fault {
                 let is_of_elements = matches!(transaction.ops[0], Op::AddElements { .. } | Op::DeleteElements { .. });
                 let rejection = Rejection::new(transaction, 0, is_of_elements.then_some(0), errno.into());
                 CommitError::Rejected { rejections: vec![rejection] }
+            }
+            Self::Gone => {
+                let is_of_elements = |op: &Op| matches!(op, Op::AddElements { .. } | Op::DeleteElements { .. });
+                let gone = |(index, op)| {
+                    Rejection::new(transaction, index, is_of_elements(op).then_some(0), Errno::ENOENT.into())
+                };
+                CommitError::Rejected { rejections: transaction.ops.iter().enumerate().map(gone).collect() }
             }
             Self::Lost { errno, committed } => {
                 if committed {
@@ -120,13 +129,29 @@ async fn each_way_a_commit_fails_is_told_and_made_good_at_once() {
         let failures = r#"kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family="IPv4"} 1"#;
         assert!(harness.metric(failures), "{fault:?}");
         assert!(harness.telemetry.health.is_healthy(Moment::now()));
-        let (Fault::Refused(errno) | Fault::Rejected(errno) | Fault::Lost { errno, .. }) = fault;
+        let (Fault::Refused(errno) | Fault::Rejected(errno) | Fault::Lost { errno, .. }) = fault else {
+            unreachable!()
+        };
         let (text, reason) = (Log::text(), io::Error::from(errno).to_string());
         let told = text.lines().find(|line| line.contains("nftables sync failed, the rules in place stay"));
         let told = told.unwrap_or_else(|| panic!("{fault:?}: {text}"));
         assert!(told.contains("ip kube-proxy") && told.contains(&reason), "{fault:?}: {told}");
         assert!(text.contains("nftables sync works again, all changes are in place"), "{fault:?}: {text}");
     }
+}
+
+/// As it does when the process ends that owns it (`flags owner`).
+#[tokio::test(start_paused = true)]
+async fn a_table_that_goes_before_it_is_written_is_no_fault_of_services() {
+    Log::start();
+    let mut harness = Harness::synced(&["web"]).await;
+    sleep(HOUR).await;
+    harness.kernels.v4.fail_with([Fault::Rejected(Errno::EPERM), Fault::Gone]);
+    // Two endpoints take a chain that is not there yet.
+    harness.updates.send(vec![service("new"), slice("new", 2)]).await.unwrap();
+    while !harness.commit_of(Family::V4).await.accepted {}
+    assert_eq!(harness.elements_of("cluster-ips"), 2);
+    assert!(!Log::text().contains("this Service is not served"), "{}", Log::text());
 }
 
 /// Numbers that depend on the seed alone (xorshift64; Marsaglia 2003).
