@@ -12,7 +12,7 @@ use super::{Compiled, Job, Sync, Table};
 use crate::commit::Outcome;
 
 /// How many elements the transactions have, more or less, of which a table is made where there is none: each takes the kernel some
-/// 40 ms, during which no other program can change rules, and little memory.
+/// 60 ms, during which no other program can change rules, and little memory.
 pub(crate) const PART: usize = 20_000;
 
 impl Table {
