@@ -120,7 +120,7 @@ impl Compiler {
 
     /// Takes note of what the kernel holds, for the next [`Compiler::compile_all`] to go on with: the numbers of endpoints, and
     /// which chains and which sets of common numbers there are. The transaction then differs from what the kernel holds only
-    /// where it has to (see [`ruleset::reconcile`]), and [`Compiler::sweep`] knows of chains that no Service needs.
+    /// where it has to (see [`ruleset::Reconciler`]), and [`Compiler::sweep`] knows of chains that no Service needs.
     pub fn adopt(&mut self, found: Arc<Found>) {
         self.adopted = Adopted::of(found, self.options.family);
         if self.programmed.is_empty() {
@@ -131,8 +131,10 @@ impl Compiler {
     /// Takes note of what the change of these Services takes away from flows and from clients with session affinity, for the next
     /// [`Compiler::compile_all`], which looks at what is there and not at what was.
     pub fn follow(&mut self, state: &State, services: &BTreeSet<ServiceName>) {
-        // Of a table of which not all parts came.
-        drop(self.edit_rest(state, usize::MAX));
+        if !self.rest.is_empty() {
+            // Of a table of which not all parts came.
+            drop(self.edit_rest(state, usize::MAX));
+        }
         if !self.programmed.is_empty() {
             drop(self.edit(state, services));
         }

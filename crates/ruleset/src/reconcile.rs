@@ -25,8 +25,8 @@ impl Reconciliation {
     }
 }
 
-/// Compares the table that a kernel holds with the one that `full` makes from nothing; see [`Reconciler`]. Where there is no table, or it
-/// has to be replaced, that takes `full` as it is.
+/// Compares the table that a kernel holds with the one that `full` makes from nothing, in one go; see [`Reconciler`], which the proxy
+/// gives its table part by part. Where there is no table, or it has to be replaced, that takes `full` as it is.
 pub fn reconcile(full: Transaction, found: Option<Arc<Found>>, describe: &impl Describe) -> Reconciliation {
     let difference = found.and_then(|found| {
         let mut reconciler = Reconciler::new(full.family, full.table.clone(), found);
